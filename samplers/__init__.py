@@ -1,0 +1,1 @@
+"""Draws chains of model parameters."""

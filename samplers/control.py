@@ -1,0 +1,24 @@
+"""A while loop that is one operator inside compiled code and a Python loop outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop as _traced_while_loop
+
+Carry = tuple[Tensor, ...]
+
+
+def while_loop(condition: Callable[..., Tensor], body: Callable[..., Carry], carry: Carry) -> Carry:
+    """Run `carry = body(*carry)` while `condition(*carry)`, a 0-d boolean tensor, holds.
+
+    In code under `torch.compile` the loop becomes one operator, whose body may not return one of its inputs unchanged and
+    must keep shapes and types. In eager code the condition is read at every turn, which waits for a GPU.
+    """
+    if torch.compiler.is_compiling():
+        return _traced_while_loop(condition, body, carry)
+    while condition(*carry):
+        carry = body(*carry)
+    return carry

@@ -1,0 +1,113 @@
+"""Likelihoods: a model's outputs → a distribution of the targets, and the Fisher information of that distribution.
+
+A likelihood is any callable from outputs to a `torch.distributions.Distribution` over one data set's targets, pass
+``validate_args=False`` where you can. The ready-made ones also know the Fisher information of their distribution with respect
+to the outputs, H in F = (1/N) Σᵢ Jᵢᵀ Hᵢ Jᵢ (algorithms page, "Natural gradient").
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
+
+
+@contextlib.contextmanager
+def without_validation() -> Iterator[None]:
+    """Switch off the argument checks of torch.distributions, which read values and so cannot run under vmap or compile."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+@dataclass(frozen=True)
+class CategoricalLikelihood:
+    """Class labels; outputs are logits along the last dimension, labels are integers 0 … K−1."""
+
+    def __call__(self, outputs: Float[Tensor, "*batch classes"]) -> Categorical:
+        return Categorical(logits=outputs, validate_args=False)
+
+    def fisher(self, outputs: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes classes"]:
+        """diag(p) − p pᵀ."""
+        p = torch.softmax(outputs, -1)
+        return torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
+
+
+@dataclass(frozen=True)
+class BernoulliLikelihood:
+    """Binary labels 0 or 1, one logit each; the outputs have the shape of the labels."""
+
+    def __call__(self, outputs: Float[Tensor, "*batch"]) -> Bernoulli:
+        return Bernoulli(logits=outputs, validate_args=False)
+
+    def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """p (1 − p), elementwise."""
+        p = torch.sigmoid(outputs)
+        return p * (1 - p)
+
+
+@dataclass(frozen=True)
+class PoissonLikelihood:
+    """Counts; the outputs are log rates of the shape of the counts."""
+
+    def __call__(self, outputs: Float[Tensor, "*batch"]) -> Poisson:
+        return Poisson(torch.exp(outputs), validate_args=False)
+
+    def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """exp(z), elementwise."""
+        return torch.exp(outputs)
+
+
+@dataclass(frozen=True)
+class GaussianLikelihood:
+    """Real targets with a known standard deviation; the outputs are means of the shape of the targets."""
+
+    scale: float
+
+    def __call__(self, outputs: Float[Tensor, "*batch"]) -> Normal:
+        return Normal(outputs, self.scale, validate_args=False)
+
+    def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """1/σ², elementwise."""
+        return torch.full_like(outputs, self.scale**-2)
+
+
+@dataclass(frozen=True)
+class HeteroscedasticGaussianLikelihood:
+    """Real targets with a predicted spread; the last dimension of the outputs holds (mean, log σ)."""
+
+    def __call__(self, outputs: Float[Tensor, "*batch 2"]) -> Normal:
+        return Normal(outputs[..., 0], torch.exp(outputs[..., 1]), validate_args=False)
+
+    def fisher(self, outputs: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2 2"]:
+        """diag(1/σ², 2)."""
+        precision = torch.exp(-2 * outputs[..., 1])
+        return torch.diag_embed(torch.stack((precision, torch.full_like(precision, 2.0)), -1))
+
+
+categorical = CategoricalLikelihood()
+bernoulli = BernoulliLikelihood()
+poisson = PoissonLikelihood()
+heteroscedastic_gaussian = HeteroscedasticGaussianLikelihood()
+
+
+def gaussian(scale: float) -> GaussianLikelihood:
+    """Gaussian observation noise with standard deviation `scale`, in the units of the targets.
+
+    Raises
+    ------
+    ValueError
+        If `scale` is not positive and finite.
+    """
+    scale = float(scale)
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"gaussian(scale) needs a positive, finite standard deviation, got {scale}")
+    return GaussianLikelihood(scale)
