@@ -1,1 +1,31 @@
-"""Draws chains of model parameters."""
+"""Draws chains of parameters from the posterior of a PyTorch model."""
+
+from .chains import Chains
+from .hmc import HMC
+from .likelihoods import bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
+from .log_density import LogDensity
+from .mode import find_mode
+from .posterior import Posterior
+from .sampling import sample
+from .schedules import Cyclical, Polynomial
+from .sgld import SGLD
+from .temperature import batch_size_for, temperature_of
+
+__all__ = [
+    "HMC",
+    "SGLD",
+    "Chains",
+    "Cyclical",
+    "LogDensity",
+    "Polynomial",
+    "Posterior",
+    "batch_size_for",
+    "bernoulli",
+    "categorical",
+    "find_mode",
+    "gaussian",
+    "heteroscedastic_gaussian",
+    "poisson",
+    "sample",
+    "temperature_of",
+]

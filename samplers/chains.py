@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from xarray import Dataset
 
 from . import inference_data
 from .posterior import Posterior
+from .target import Target
 
 Draws = dict[str, Tensor]
 
@@ -28,8 +30,9 @@ class Chains:
         `{name: [chain, draw, *shape]}` on the CPU. What a stopped chain would have drawn later is NaN.
     sample_stats
         `{name: [chain, draw]}`: ``cost`` (C or its minibatch estimate), ``gradient_norm`` (of the mean cost),
-        ``temperature`` (this draw's reading (ω−c)·∇C/D, mean over the steps since the draw before), ``lr``, ``weight`` (of the
-        draw in averages: the schedule's lr), ``diverged`` (chain stopped at or before this draw); HMC adds its own.
+        ``temperature`` (this draw's reading (ω−c)·∇C/D, mean over the steps since the draw before), ``lr``, ``weight``
+        (of the draw in averages: the schedule's lr), ``diverged`` (chain stopped at or before this draw); HMC adds its
+        own.
     attrs
         How the chains were made, as JSON values: sampler and settings, seed, N, B, T, versions, times, stopped chains.
     state
@@ -84,10 +87,11 @@ class Chains:
         def keep(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value[whole] for name, value in values.items()}
 
+        chain_ids = self.attrs.get("chain_ids", range(self.num_chains))
         return type(self)(
             draws=keep(self.draws),
             sample_stats=keep(self.sample_stats),
-            attrs=self.attrs | {"chain_ids": [c for c, w in zip(self.attrs["chain_ids"], whole.tolist(), strict=True) if w]},
+            attrs=self.attrs | {"chain_ids": [c for c, w in zip(chain_ids, whole.tolist(), strict=True) if w]},
             warmup_draws=keep(self.warmup_draws),
             warmup_stats=keep(self.warmup_stats),
         )
@@ -106,22 +110,28 @@ class Chains:
             values = [getattr(part, name) for part in parts if getattr(part, name)]
             return {key: torch.cat([value[key] for value in values], 1) for key in values[0]} if values else {}
 
-        seconds = sum(part.attrs.get("seconds", 0.0) for part in parts)
+        drawn = sum(part.num_draws for part in parts[:-1])
+        counts = {
+            "num_samples": drawn + last.attrs.get("num_samples", last.num_draws),
+            "seconds": sum(part.attrs.get("seconds", 0.0) for part in parts),
+        }
+        stopped = {chain: step for part in reversed(parts) for chain, step in part.attrs.get("stopped", {}).items()}
+        begun = {key: first.attrs[key] for key in ("num_warmup", "started") if key in first.attrs}
         return cls(
             draws=join("draws"),
             sample_stats=join("sample_stats"),
-            attrs=last.attrs | {"seconds": seconds, "num_warmup": first.attrs.get("num_warmup", 0)},
+            attrs=last.attrs | counts | begun | {"stopped": stopped},
             state=last.state,
             warmup_draws=join("warmup_draws"),
             warmup_stats=join("warmup_stats"),
         )
 
-    def position(self, posterior: Posterior) -> Float[Tensor, "chain draw dim"]:
-        """Draws as flat positions of `posterior`, whose sampled parameters must all have been kept."""
-        return posterior.ravel(self.draws).to(posterior.dtype)
+    def position(self, target: Target) -> Float[Tensor, "chain draw dim"]:
+        """Draws as flat positions of `target`, whose sampled parameters must all have been kept."""
+        return target.ravel(self.draws).to(target.dtype)
 
     def groups(self, posterior: Posterior | None = None, *, chunk: int = 64) -> inference_data.Groups:
-        """The labelled groups that ArviZ knows; `posterior` adds pointwise log-likelihood and observed data.
+        """Label everything by the groups that ArviZ knows; `posterior` adds pointwise log-likelihood and observed data.
 
         Parameters
         ----------
@@ -130,21 +140,23 @@ class Chains:
         chunk
             How many draws are evaluated at once.
         """
-        groups = {
-            "posterior": inference_data.draws_dataset(_numpy(self.draws)),
-            "sample_stats": inference_data.draws_dataset(_numpy(self.sample_stats)),
-        }
+        chain_ids = self.attrs.get("chain_ids")
+
+        def label(values: dict[str, Tensor]) -> Dataset:
+            return inference_data.draws_dataset(_numpy(values), chain_ids)
+
+        groups = {"posterior": label(self.draws), "sample_stats": label(self.sample_stats)}
         if self.warmup_draws:
-            groups["warmup_posterior"] = inference_data.draws_dataset(_numpy(self.warmup_draws))
+            groups["warmup_posterior"] = label(self.warmup_draws)
         if self.warmup_stats:
-            groups["warmup_sample_stats"] = inference_data.draws_dataset(_numpy(self.warmup_stats))
+            groups["warmup_sample_stats"] = label(self.warmup_stats)
         if posterior is not None:
             flat = self.position(posterior).flatten(0, 1).to(posterior.device)
             with torch.no_grad():
                 pointwise = torch.cat([posterior.log_likelihood(part).cpu() for part in flat.split(chunk)])
             pointwise = pointwise.unflatten(0, (self.num_chains, self.num_draws))
-            groups["log_likelihood"] = inference_data.draws_dataset({"y": pointwise.numpy()})
-            groups["observed_data"] = inference_data.plain_dataset({"y": posterior.targets.cpu().numpy()})
+            groups["log_likelihood"] = label({"y": pointwise})
+            groups["observed_data"] = inference_data.plain_dataset(_numpy({"y": posterior.targets}))
         return groups
 
     def to_arviz(self, posterior: Posterior | None = None) -> Any:
@@ -185,4 +197,7 @@ class Chains:
 
 
 def _numpy(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.detach().cpu().numpy() for name, value in values.items()}
+    # numpy and netCDF have no short floating-point types; float32 holds their values exactly.
+    short = (torch.float16, torch.bfloat16)
+    wide = {name: value.float() if value.dtype in short else value for name, value in values.items()}
+    return {name: value.detach().cpu().numpy() for name, value in wide.items()}

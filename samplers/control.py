@@ -22,3 +22,9 @@ def while_loop(condition: Callable[..., Tensor], body: Callable[..., Carry], car
     while condition(*carry):
         carry = body(*carry)
     return carry
+
+
+def write_row(buffer: Tensor, row: Tensor, value: Tensor) -> Tensor:
+    """Put `value` into `buffer[row]`, `row` being 0-d; in eager code in place, in compiled code the compiler sees to that."""
+    index, value = row.reshape(1), value.unsqueeze(0)
+    return buffer.index_copy(0, index, value) if torch.compiler.is_compiling() else buffer.index_copy_(0, index, value)

@@ -112,7 +112,9 @@ class LogDensity:
 
     def ravel(self, values: Mapping[str, Tensor]) -> Float[Tensor, "*chain dim"]:
         """Constrained named values → unconstrained flat coordinates."""
-        return self.layout.ravel({n: self._transforms[n].inv(v) if n in self._transforms else v for n, v in values.items()})
+        return self.layout.ravel(
+            {n: self._transforms[n].inv(v) if n in self._transforms else v for n, v in values.items()}
+        )
 
     def unravel(self, position: Float[Tensor, "*chain dim"]) -> dict[str, Tensor]:
         """Unconstrained flat coordinates → constrained named values."""

@@ -87,7 +87,9 @@ class Posterior:
             ) from error
         for name, buffer in self._buffers.items():
             if not torch.equal(buffer, before[name]):
-                raise ValueError(f"the forward pass changes buffer {name!r}, which chains would share; call model.eval()")
+                raise ValueError(
+                    f"the forward pass changes buffer {name!r}, which chains would share; call model.eval()"
+                )
         with without_validation():
             distribution = self.likelihood(outputs)
         if not isinstance(distribution, Distribution):
@@ -197,7 +199,10 @@ class Posterior:
         with torch.random.fork_rng(devices=[]):
             for seed in seeds:
                 torch.manual_seed(seed)
-                values = {n: self._draw(self._priors[n], s) for n, s in zip(self.layout.names, self.layout.shapes, strict=True)}
+                values = {
+                    n: self._draw(self._priors[n], s)
+                    for n, s in zip(self.layout.names, self.layout.shapes, strict=True)
+                }
                 draws.append(self.layout.ravel(values))
         return torch.stack(draws).to(device=self.device, dtype=self.dtype)
 

@@ -42,7 +42,9 @@ class Layout:
         """Concatenate `{name: [*chain, *shape]}` into `[*chain, dim]`."""
         missing, unknown = set(self.names) - set(values), set(values) - set(self.names)
         if missing or unknown:
-            raise ValueError(f"parameters do not match the target: missing {sorted(missing)}, unknown {sorted(unknown)}")
+            raise ValueError(
+                f"parameters do not match the target: missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
         flat = []
         for name, shape in zip(self.names, self.shapes, strict=True):
             value = values[name]

@@ -72,7 +72,9 @@ def chain_keys(seed: int, chain_ids: Int[Tensor, " chain"], purpose: int) -> Int
     return torch.stack(threefry2x32((low, high), (chain, torch.full_like(chain, purpose))), -1)
 
 
-def words(keys: Int[Tensor, "row 2"], step: Int[Tensor, "..."], count: int, stream: int = 0) -> Int[Tensor, "row count"]:
+def words(
+    keys: Int[Tensor, "row 2"], step: Int[Tensor, "..."], count: int, stream: int = 0
+) -> Int[Tensor, "row count"]:
     """Draw `count` random 32-bit words for each row, at one step (0-d) or at one step per row."""
     if count > 2 * STREAM_SIZE:
         raise ValueError(f"one step can draw at most {2 * STREAM_SIZE} numbers per stream, asked for {count}")

@@ -1,0 +1,338 @@
+"""Runs a sampler's steps: many in one call, compiled where that pays, eagerly elsewhere.
+
+One block of up to K steps is one call. Inside, a loop draws noise and minibatches by counter, calls the sampler's `step`,
+freezes chains whose state is no longer finite, and writes draws and statistics into the block's record. No sampler knows
+of this; compiled and eager runs differ by floating-point reordering only.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batches import Batches
+from .control import while_loop, write_row
+from .likelihoods import without_validation
+from .target import Target
+from .threefry import BATCHES, NOISE, Noise, chain_keys, normals
+
+MAX_STEPS = 256  # per call: makes the call's overhead, about 40 µs, small against the smallest step
+PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
+RECORD_BYTES = 64 * 2**20
+COMMON_STATS = ("cost", "gradient_norm", "temperature")
+
+Block = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class PrefetchedNoise(Noise):
+    """Noise whose first stream was drawn ahead for all steps of a block, `[step, chain, dim]`."""
+
+    table: Tensor
+    row: Tensor
+
+    def normal(self, dim: int, stream: int = 0) -> Tensor:
+        """Look stream 0 up and draw the others."""
+        if stream == 0 and dim == self.table.shape[-1]:
+            return self.table.index_select(0, self.row)[0]
+        return normals(self.keys, self.step, dim, self.dtype, stream)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a block.
+
+    Attributes
+    ----------
+    max_steps
+        K, the most steps one call can make.
+    rows
+        The most draws one call can record.
+    prefetch
+        Whether noise and indices of all K steps are drawn ahead, in one go.
+    """
+
+    max_steps: int
+    rows: int
+    prefetch: bool
+
+    @classmethod
+    def of(cls, position: Tensor, kept: int, batch_size: int, thinning: int) -> Plan:
+        """Choose sizes that keep the noise in the cache and the record small."""
+        chains, dim = position.shape
+        item = position.element_size()
+        ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
+        most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
+        if thinning > most:
+            return cls(most, 1, ahead >= 8)
+        rows = max(1, min(most // thinning, RECORD_BYTES // (chains * kept * item)))
+        return cls(rows * thinning, rows, ahead >= 8)
+
+
+def make_block(
+    target: Target, sampler: Any, batches: Batches | None, state_type: type, columns: Tensor | None, plan: Plan
+) -> Block:
+    """Build the function of tensors that makes up to `plan.max_steps` steps; it survives `torch.compile(fullgraph=True)`."""
+
+    def block(
+        num_steps: Tensor,
+        phase: Tensor,
+        thinning: Tensor,
+        noise_keys: Tensor,
+        batch_keys: Tensor,
+        center: Tensor,
+        stopped: Tensor,
+        reading: Tensor,
+        *fields: Tensor,
+    ) -> tuple[Tensor, ...]:
+        start = state_type(*fields)
+        chains, dim = start.position.shape
+        dtype, device = start.position.dtype, start.position.device
+        noise_table, index_table = None, None
+        if plan.prefetch:
+            steps = (start.step + torch.arange(plan.max_steps, device=device)).repeat_interleave(chains)
+            noise_table = normals(noise_keys.repeat(plan.max_steps, 1), steps, dim, dtype)
+            noise_table = noise_table.unflatten(0, (plan.max_steps, chains))
+            if batches is not None:
+                index_table = batches.indices(batch_keys.repeat(plan.max_steps, 1), steps)
+                index_table = index_table.unflatten(0, (plan.max_steps, chains))
+
+        def more(k: Tensor, *_: Tensor) -> Tensor:
+            return k < num_steps
+
+        def body(k: Tensor, stopped: Tensor, reading: Tensor, draws: Tensor, stats: Tensor, *fields: Tensor):
+            old = state_type(*fields)
+            noise, batch = Noise(noise_keys, old.step, dtype), None
+            if noise_table is not None:
+                noise = PrefetchedNoise(noise_keys, old.step, dtype, noise_table, k.reshape(1))
+            if index_table is not None:
+                batch = index_table.index_select(0, k.reshape(1))[0]
+            elif batches is not None:
+                batch = batches.indices(batch_keys, old.step)
+            new = sampler.step(target, old, batch, noise)
+
+            at = old.position if sampler.gradient_at == "previous" else new.position
+            # One pass over the parameters; the last sum is 0 for finite positions and NaN for others.
+            virial, square, zero = torch.stack(
+                ((at - center) * new.gradient, new.gradient**2, new.position - new.position)
+            ).sum(-1)
+            healthy = torch.isfinite(new.cost + zero)
+            stopped = torch.where((stopped < 0) & ~healthy, old.step, stopped)
+            alive = stopped < 0
+
+            row = (phase + k) // thinning
+            total = reading + virial * (target.num_data / dim)
+            values = (
+                new.cost,
+                square.sqrt(),
+                total / thinning,
+                *(getattr(new, name).to(dtype) for name in sampler.stats),
+            )
+            recorded = new.position if columns is None else new.position.index_select(-1, columns)
+            draws = write_row(draws, row, torch.where(alive[:, None], recorded, torch.nan))
+            stats = write_row(stats, row, torch.where(alive, torch.stack(values), torch.nan))
+            reading = torch.where((phase + k + 1) % thinning == 0, 0.0, total)
+
+            kept = [
+                torch.where(alive.reshape(-1, *[1] * (n.ndim - 1)), n, o) if n.ndim else n.clone()
+                for n, o in zip(_fields(new), fields, strict=True)
+            ]
+            return k + 1, stopped, reading, draws, stats, *kept
+
+        width = dim if columns is None else columns.shape[0]
+        num_stats = len(COMMON_STATS) + len(sampler.stats)
+        carry = (
+            torch.zeros((), dtype=torch.int64, device=device),
+            stopped,
+            reading,
+            torch.zeros(plan.rows, chains, width, dtype=dtype, device=device),
+            torch.zeros(plan.rows, num_stats, chains, dtype=dtype, device=device),
+            *fields,
+        )
+        _, stopped, reading, draws, stats, *fields_out = while_loop(more, body, carry)
+        return stopped, reading, draws, stats, *fields_out
+
+    return block
+
+
+class Engine:
+    """One sampler at work on one target.
+
+    Attributes
+    ----------
+    state
+        The sampler's state after the last step made.
+    stopped
+        `[chain]`: the step that left a chain with non-finite numbers, −1 for healthy ones. Its state is the last finite one.
+    center
+        `[chain, dim]`: c of the temperature reading (ω−c)·∇C/D.
+    reading, phase
+        Sum of the readings, and number of steps, since the last draw.
+    stat_names
+        What the rows of recorded statistics are.
+    description
+        How steps are run.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        sampler: Any,
+        batches: Batches | None,
+        state: Any,
+        *,
+        seed: int,
+        chain_ids: list[int],
+        columns: Tensor | None,
+        thinning: int,
+    ):
+        self.target, self.sampler, self.batches, self.state, self.columns = target, sampler, batches, state, columns
+        ids = torch.tensor(chain_ids, device=target.device)
+        self.keys = chain_keys(seed, ids, NOISE), chain_keys(seed, ids, BATCHES)
+        self.center = state.position.clone()
+        self.stopped = torch.full_like(ids, -1)
+        self.reading = state.position.new_zeros(len(chain_ids))
+        self.phase = 0
+        self.stat_names = (*COMMON_STATS, *sampler.stats)
+        self.thinning = torch.tensor(thinning, device=target.device)
+        batch_size = batches.batch_size if batches else 0
+        kept = target.dim if columns is None else len(columns)
+        self.plan = Plan.of(state.position, kept, batch_size, thinning)
+        self._block = make_block(target, sampler, batches, type(state), columns, self.plan)
+        self.description = "eager"
+
+    def run(self, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Make up to `plan.max_steps` steps.
+
+        Returns
+        -------
+        draws
+            `[row, chain, kept dim]`, one row every `thinning` steps.
+        stats
+            `[row, statistic, chain]`, in the order of `stat_names`.
+        """
+        num, phase = (torch.tensor(value, device=self.target.device) for value in (num_steps, self.phase))
+        with torch.no_grad(), without_validation():
+            self.stopped, self.reading, draws, stats, *fields = self._block(
+                num, phase, self.thinning, *self.keys, self.center, self.stopped, self.reading, *_fields(self.state)
+            )
+        self.state = type(self.state)(*fields)
+        rows, self.phase = divmod(self.phase + num_steps, int(self.thinning))
+        return draws[:rows], stats[:rows]
+
+    def begin_sampling(self) -> None:
+        """Take the present positions as the constant c of the temperature reading and count draws from here."""
+        self.center = self.state.position.clone()
+        self.reading = torch.zeros_like(self.reading)
+        self.phase = 0
+
+    def saved(self) -> dict[str, Tensor]:
+        """Everything needed to go on as if nothing had happened, on the CPU."""
+        named = {field.name: getattr(self.state, field.name) for field in dataclasses.fields(self.state)}
+        named |= {"center": self.center, "stopped": self.stopped, "reading": self.reading}
+        return {name: value.cpu() for name, value in named.items()} | {"phase": torch.tensor(self.phase)}
+
+    def resume(self, saved: dict[str, Tensor]) -> None:
+        """Take over what `saved` returned, except the sampler's state, which the engine was made with."""
+        self.center = saved["center"].to(self.center)
+        self.stopped = saved["stopped"].to(self.stopped)
+        if int(saved["phase"]) < int(self.thinning):
+            self.phase, self.reading = int(saved["phase"]), saved["reading"].to(self.reading)
+
+    def compile(self) -> None:
+        """Compile the block, or take the one that this target already has for the same sizes; raises what the compiler raises."""
+        cache = self.target.__dict__.setdefault("_compiled", {})
+        columns = None if self.columns is None else tuple(self.columns.tolist())
+        key = (
+            _structure(self.sampler), type(self.state), self.state.position.shape, self.state.position.dtype,
+            self.batches, columns, self.plan, torch.get_num_threads(),
+        )  # fmt: skip
+        if key not in cache:
+            lifted = _lift(self.sampler, self.target.device)
+            block = make_block(self.target, lifted, self.batches, type(self.state), self.columns, self.plan)
+            cache[key] = _compiled(block, self.target.device), lifted
+        eager, (self._block, lifted) = self._block, cache[key]
+        _set_lifted(lifted, self.sampler)
+        try:
+            self._rehearse(self.plan.max_steps)
+        except Exception:
+            self._block = eager
+            del cache[key]
+            raise
+        self.description = f"compiled, up to {self.plan.max_steps} steps a call"
+
+    def seconds_per_step(self) -> float:
+        """Time a few steps from the present state, which stays as it is; what a block draws ahead is shared out over K steps."""
+        few = min(8, self.plan.max_steps)
+        self._rehearse(1)
+        one, more = (self._timed(steps) for steps in (1, few))
+        if few == 1:
+            return one
+        step = max((more - one) / (few - 1), 1e-9)
+        return step + max(one - step, 0.0) / self.plan.max_steps
+
+    def _timed(self, num_steps: int) -> float:
+        start = time.perf_counter()
+        self._rehearse(num_steps)
+        return time.perf_counter() - start
+
+    def _rehearse(self, num_steps: int) -> None:
+        before = self.state, self.stopped, self.reading, self.phase
+        self.run(num_steps)
+        if self.target.device.type == "cuda":
+            torch.cuda.synchronize(self.target.device)
+        self.state, self.stopped, self.reading, self.phase = before
+
+
+def _fields(state: Any) -> list[Tensor]:
+    return [getattr(state, field.name) for field in dataclasses.fields(state)]
+
+
+def _compiled(block: Any, device: torch.device) -> Block:
+    # Dynamo keeps its cache, of limited length, by code object: every block gets one of its own.
+    own = types.FunctionType(block.__code__.replace(), block.__globals__, block.__name__, None, block.__closure__)
+    # Threefry is one long chain of integer operations; realising it in pieces makes code generation five times shorter.
+    options: dict[str, Any] = {"realize_opcount_threshold": 12}
+    if device.type == "cpu":
+        options["cpp_wrapper"] = True
+    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+def _lift(settings: Any, device: torch.device) -> Any:
+    """Copy a settings dataclass with every float as a 0-d tensor, so that a new value does not mean a new compilation."""
+    lifted = copy.copy(settings)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float):
+            object.__setattr__(lifted, field.name, torch.tensor(value, dtype=torch.float64, device=device))
+        elif dataclasses.is_dataclass(value):
+            object.__setattr__(lifted, field.name, _lift(value, device))
+    return lifted
+
+
+def _set_lifted(lifted: Any, settings: Any) -> None:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float):
+            getattr(lifted, field.name).fill_(value)
+        elif dataclasses.is_dataclass(value):
+            _set_lifted(getattr(lifted, field.name), value)
+
+
+def _structure(settings: Any) -> tuple[Any, ...]:
+    """What of the settings is compiled in: all but the values of floats."""
+    parts: list[Any] = [type(settings)]
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        parts.append(
+            "float" if isinstance(value, float) else _structure(value) if dataclasses.is_dataclass(value) else value
+        )
+    return tuple(parts)

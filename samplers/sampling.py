@@ -1,0 +1,435 @@
+"""The driver: a target and a sampler in, chains out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .batches import Batches
+from .chains import Chains
+from .engine import Engine
+from .progress import Progress
+from .schedules import Schedule, at_step
+from .starts import Init, starting_positions
+from .target import Target
+from .threefry import INIT, chain_keys
+
+COMPILE_SECONDS = 20.0  # eager runs expected to be shorter do not repay compiling, which takes about half of this
+CHECKPOINT_SECONDS = 60.0
+BLOCK_SECONDS = 0.5  # how long a call may keep Ctrl-C and the progress bar waiting
+HEAT_BATCHES = 16
+
+
+def sample(
+    target: Target,
+    sampler: Any,
+    *,
+    num_samples: int,
+    num_warmup: int = 0,
+    thinning: int = 1,
+    num_chains: int = 4,
+    batch_size: int | None = None,
+    init: Init = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    keep: str | Sequence[str] | None = None,
+    keep_warmup: bool = False,
+    compile: bool | Literal["auto"] = "auto",
+    batches: Literal["independent", "epoch"] = "independent",
+    chain_ids: Sequence[int] | None = None,
+) -> Chains:
+    """Draw chains of parameters.
+
+    Everything random is keyed by (seed, chain, step, index): a chain is the same whether it runs alone or beside others, in one
+    run or in several, up to floating-point reordering.
+
+    Parameters
+    ----------
+    target
+        A `Posterior` or a `LogDensity`.
+    sampler
+        For example ``SGLD(lr=0.1)`` or ``HMC()``.
+    num_samples
+        Draws per chain to return, one every `thinning` steps.
+    num_warmup
+        Steps before the first of them; adaptive samplers adapt here and nowhere else.
+    num_chains
+        Number of chains, run together.
+    batch_size
+        Examples per step and chain, drawn without replacement; None for all of them at every step.
+    init
+        Where chains start. None: at the target's own values (the model's weights). ``"prior"``: a draw from the prior each.
+        ``"mode"``: the mode, found from there. ``"overdispersed"``: around that mode, with twice the standard deviations of
+        its curvature. A tensor `[dim]` or `[chain, dim]`, or named tensors `{name: [*shape] or [chain, *shape]}`. Earlier
+        `Chains`: go on from their last state (this returns the new draws only, see `Chains.concatenate`).
+    seed
+        Decides, with a chain's number, everything random about it.
+    device, dtype
+        Where and in which type to sample; by default those of the target. Positions must be float32 or float64.
+    progress
+        Show a progress bar when someone is watching.
+    checkpoint
+        File that is written about once a minute and at the end. If it exists, the run goes on from it instead of starting.
+    keep
+        Patterns of the parameters whose draws are returned; all by default.
+    keep_warmup
+        Also return the warm-up's draws.
+    compile
+        Compile steps (``True``), do not (``False``), or when the run is long enough to repay it (``"auto"``).
+    batches
+        ``"independent"`` minibatches, or ``"epoch"`` sweeps, whose gradient noise heats a chain less than its size suggests.
+    chain_ids
+        Numbers of the chains, for running some of a larger set; ``range(num_chains)`` by default.
+
+    Returns
+    -------
+    Chains
+        On Ctrl-C, with what was drawn until then. A chain whose numbers stop being finite is stopped and the others go on; its
+        later draws are NaN, and ``attrs["stopped"]`` names the step.
+
+    Raises
+    ------
+    ValueError
+        For settings that cannot be: sizes below one, a batch larger than the data, patterns that match nothing, positions in
+        half precision, starting points that are not finite, a checkpoint of another run.
+    """
+    _check_counts(num_samples=num_samples, thinning=thinning, num_chains=num_chains)
+    if not isinstance(num_warmup, int) or num_warmup < 0:
+        raise ValueError(f"num_warmup must be a whole number ≥ 0, got {num_warmup!r}")
+    target = target.to(device, dtype)
+    if torch.finfo(target.dtype).bits < 32:
+        raise ValueError(
+            f"positions in {target.dtype} cannot take steps smaller than their rounding, most weights would never move; "
+            "use dtype=torch.float32"
+        )
+    ids = list(range(num_chains)) if chain_ids is None else [int(c) for c in chain_ids]
+    if len(set(ids)) < len(ids) or not all(0 <= c < 2**31 for c in ids) or not ids:
+        raise ValueError(f"chain_ids must be distinct numbers from 0 on, got {ids}")
+    source = None if batch_size is None else Batches(target.num_data, batch_size, batches)
+    if source is not None and getattr(sampler, "full_batch", False):
+        raise ValueError(f"{type(sampler).__name__} uses the full data at every step: use batch_size=None")
+    columns, names = _columns(target, keep)
+    made_by = _describe(target, sampler, seed, ids, batch_size, batches, thinning)
+
+    done, resumed = None, init if isinstance(init, Chains) else None
+    if checkpoint is not None and Path(checkpoint).exists():
+        done = resumed = Chains.load(checkpoint)
+        changed = {k: (resumed.attrs.get(k), v) for k, v in made_by.items() if resumed.attrs.get(k) != v}
+        if changed:
+            raise ValueError(
+                f"checkpoint {checkpoint} belongs to another run; (there, here): {changed}; remove or rename it"
+            )
+    if resumed is None:
+        position = starting_positions(target, init, seed, ids, getattr(sampler, "temperature", 1.0))
+        state = sampler.init(target, position, num_warmup)
+    else:
+        state = _restore(target, sampler, resumed, ids)
+    engine = Engine(
+        target, sampler, source, state, seed=seed, chain_ids=ids, columns=columns, thinning=thinning
+    )  # fmt: skip
+    if resumed is not None:
+        engine.resume(resumed.state)
+
+    warmup_left, samples_left = num_warmup, num_samples
+    if done is not None:
+        warmup_left = max(0, num_warmup - int(state.step))
+        samples_left = num_samples - done.num_draws
+    run = _Run(engine, columns, names, made_by, num_warmup, num_samples, keep_warmup, checkpoint, done)
+    total = warmup_left + samples_left * thinning
+    if total > 0:
+        _choose(engine, total, compile)
+        with Progress(total, engine.description, progress) as bar:
+            run.go(warmup_left, samples_left, bar)
+    return run.chains()
+
+
+class _Run:
+    """Draws gathered so far."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        columns: Tensor | None,
+        names: list[str],
+        made_by: dict[str, Any],
+        num_warmup: int,
+        num_samples: int,
+        keep_warmup: bool,
+        checkpoint: str | os.PathLike[str] | None,
+        done: Chains | None,
+    ):
+        self.engine, self.columns, self.names, self.made_by = engine, columns, names, made_by
+        self.num_warmup, self.num_samples, self.keep_warmup = num_warmup, num_samples, keep_warmup
+        self.checkpoint, self.done = checkpoint, done
+        self.thinning = int(engine.thinning)
+        self.interrupted, self.announced = False, set()
+        self.began, self.saved = time.perf_counter(), time.perf_counter()
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.warmup, self.sampling = self._part(0, False), self._part(0, True)
+        self.block_steps = 1
+
+    def _part(self, rows: int, store_draws: bool) -> _Part:
+        chains, dim = self.engine.state.position.shape
+        width = dim if self.columns is None else len(self.columns)
+        dtype = self.engine.state.position.dtype
+        return _Part(
+            draws=torch.empty(chains, rows, width if store_draws else 0, dtype=dtype),
+            stats={name: torch.empty(chains, rows, dtype=dtype) for name in self.engine.stat_names},
+            first_step=int(self.engine.state.step),
+        )
+
+    def go(self, warmup: int, samples: int, bar: Progress) -> None:
+        """Make all steps, or those before an interruption."""
+        try:
+            self.warmup = self._part(warmup // self.thinning, self.keep_warmup)
+            self._steps(self.warmup, warmup, bar)
+            if warmup:
+                self.engine.begin_sampling()
+            bar.sampling()
+            self.sampling = self._part(samples, True)
+            self._steps(self.sampling, samples * self.thinning - self.engine.phase, bar)
+        except KeyboardInterrupt:
+            self.interrupted = True
+            warnings.warn(
+                f"interrupted after step {int(self.engine.state.step)}; returning {self.sampling.filled} draws per chain",
+                stacklevel=3,
+            )
+        if self.checkpoint is not None:
+            self.chains().save(self.checkpoint)
+
+    def _steps(self, part: _Part, total: int, bar: Progress) -> None:
+        made = 0
+        while made < total and bool((self.engine.stopped < 0).any()):
+            # Blocks grow until one takes BLOCK_SECONDS, in whole draws where a block holds several.
+            steps = min(self.block_steps, self.engine.plan.max_steps, total - made)
+            start = time.perf_counter()
+            draws, stats = self.engine.run(steps)
+            part.add(draws, stats)
+            made += steps
+            self._announce()
+            bar.update(steps, part.latest("cost"), part.latest("temperature"))
+            if time.perf_counter() - start < BLOCK_SECONDS / 2:
+                self.block_steps = min(2 * steps, self.engine.plan.max_steps)
+            if self.checkpoint is not None and time.perf_counter() - self.saved > CHECKPOINT_SECONDS:
+                self.chains().save(self.checkpoint)
+                self.saved = time.perf_counter()
+
+    def _announce(self) -> None:
+        for chain, step in _stopped(self.engine, self.made_by["chain_ids"]).items():
+            if chain not in self.announced:
+                self.announced.add(chain)
+                warnings.warn(
+                    f"chain {chain} stopped: its numbers were no longer finite after step {step}; its draws until then are kept "
+                    "and the other chains go on. A smaller lr usually helps",
+                    stacklevel=5,
+                )
+
+    def chains(self) -> Chains:
+        """What has been drawn, with everything needed to go on."""
+        seconds = time.perf_counter() - self.began
+        result = Chains(
+            draws=self._named(self.sampling.draws[:, : self.sampling.filled]),
+            sample_stats=self._stats(self.sampling),
+            attrs=self.made_by
+            | {
+                "batch_temperature": batch_heat(self.engine),
+                "num_warmup": self.num_warmup,
+                "num_samples": self.num_samples,
+                "stopped": {str(c): s for c, s in _stopped(self.engine, self.made_by["chain_ids"]).items()},
+                "interrupted": self.interrupted,
+                "engine": self.engine.description,
+                "seconds": seconds,
+                "started": self.started,
+                "device": str(self.engine.target.device),
+                "dtype": str(self.engine.target.dtype).removeprefix("torch."),
+                "versions": _versions(),
+                "langevin": _versions()["langevin"],
+            },
+            state=self.engine.saved(),
+            warmup_draws=self._named(self.warmup.draws[:, : self.warmup.filled]) if self.keep_warmup else {},
+            warmup_stats=self._stats(self.warmup) if self.warmup.filled else {},
+        )
+        if self.done is not None:
+            started = self.done.attrs["started"]
+            result = Chains.concatenate([self.done, result])
+            result.attrs["started"] = started
+        return result
+
+    def _named(self, flat: Tensor) -> dict[str, Tensor]:
+        target = self.engine.target
+        if self.columns is not None:
+            full = torch.zeros(*flat.shape[:2], target.dim, dtype=flat.dtype)
+            full[:, :, self.columns.cpu()] = flat
+            flat = full
+        values = target.to("cpu").unravel(flat)
+        return {name: values[name].clone() if self.columns is not None else values[name] for name in self.names}
+
+    def _stats(self, part: _Part) -> dict[str, Tensor]:
+        stats = {name: values[:, : part.filled] for name, values in part.stats.items()}
+        steps = part.first_step + self.thinning * torch.arange(1, part.filled + 1) - 1
+        lr, heat = at_step(getattr(self.engine.sampler, "lr", None), steps)
+        like = stats["cost"]
+        if lr is not None:
+            stats["lr"] = torch.as_tensor(lr).to(like).expand_as(like).clone()
+            stats["weight"] = torch.as_tensor(lr * heat).to(like).expand_as(like).clone()
+        stopped = self.engine.stopped.cpu()[:, None]
+        stats["diverged"] = (stopped >= 0) & (stopped <= steps)
+        return stats
+
+
+@dataclasses.dataclass
+class _Part:
+    """A preallocated store of draws and statistics, filled in order."""
+
+    draws: Tensor
+    stats: dict[str, Tensor]
+    first_step: int
+    filled: int = 0
+
+    def add(self, draws: Tensor, stats: Tensor) -> None:
+        """Append `[row, chain, width]` and `[row, statistic, chain]`."""
+        rows = slice(self.filled, self.filled + len(draws))
+        if self.draws.shape[-1]:
+            self.draws[:, rows] = draws.transpose(0, 1)
+        for name, values in zip(self.stats, stats.unbind(1), strict=True):
+            self.stats[name][:, rows] = values.T
+        self.filled += len(draws)
+
+    def latest(self, name: str) -> float:
+        """Mean of a statistic over the healthy chains at the last draw."""
+        return float(self.stats[name][:, self.filled - 1].nanmean()) if self.filled else float("nan")
+
+
+def batch_heat(engine: Engine) -> float | None:
+    """Temperature that minibatch noise alone adds to plain gradient steps, averaged over directions: (εN/2) Tr(S_mb)/D.
+
+    S_mb is estimated from a few fresh minibatches at the chains' present positions. None without an lr.
+    """
+    lr, _ = at_step(getattr(engine.sampler, "lr", None), engine.state.step)
+    if engine.batches is None:
+        return 0.0
+    alive = engine.stopped < 0
+    if lr is None or not bool(alive.any()):
+        return None
+    target, position = engine.target, engine.state.position
+    keys = engine.keys[1] ^ 0x5BD1E995  # batches of its own, which no step uses
+    mean, square = torch.zeros_like(position), torch.zeros_like(position)
+    for turn in range(HEAT_BATCHES):
+        batch = engine.batches.indices(keys, torch.tensor(turn, device=target.device))
+        _, gradient = target.cost_and_gradient(position, batch)
+        delta = gradient - mean
+        mean += delta / (turn + 1)
+        square += delta * (gradient - mean)
+    variance = square[alive].mean() / (HEAT_BATCHES - 1)
+    return float(lr * target.num_data / 2 * variance)
+
+
+def _choose(engine: Engine, total_steps: int, compile: bool | str) -> None:
+    if compile not in (True, False, "auto"):
+        raise ValueError(f'compile must be True, False or "auto", got {compile!r}')
+    if compile is False or (compile == "auto" and engine.seconds_per_step() * total_steps < COMPILE_SECONDS):
+        return
+    try:
+        engine.compile()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        if compile is True:
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        warnings.warn(
+            f"steps could not be compiled and run eagerly ({type(error).__name__}: {first[:200]})", stacklevel=3
+        )
+
+
+def _columns(target: Target, keep: str | Sequence[str] | None) -> tuple[Tensor | None, list[str]]:
+    names = list(target.layout.names)
+    if keep is None:
+        return None, names
+    patterns = [keep] if isinstance(keep, str) else list(keep)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"keep pattern {pattern!r} matches none of {names}")
+    kept = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in names]
+    mask = torch.cat([torch.full((size,), k) for size, k in zip(target.layout.sizes, kept, strict=True)])
+    return mask.nonzero()[:, 0].to(target.device), [name for name, k in zip(names, kept, strict=True) if k]
+
+
+def _restore(target: Target, sampler: Any, chains: Chains, ids: list[int]) -> Any:
+    """The state that `chains` ended in, for `sampler`."""
+    if not chains.state:
+        raise ValueError("these chains carry no state to go on from")
+    if chains.attrs["sampler"] != type(sampler).__name__ or chains.attrs["chain_ids"] != ids:
+        raise ValueError(
+            f"chains of {chains.attrs['sampler']} with numbers {chains.attrs['chain_ids']} cannot be continued by "
+            f"{type(sampler).__name__} with numbers {ids}"
+        )
+    position = chains.state["position"].to(device=target.device, dtype=target.dtype)
+    if position.shape[1] != target.dim:
+        raise ValueError(f"the chains have {position.shape[1]} coordinates, the target {target.dim}")
+    fresh = sampler.init(target, position, 0)
+    saved = {f.name: chains.state[f.name].to(getattr(fresh, f.name)) for f in dataclasses.fields(fresh)}
+    return type(fresh)(**saved)
+
+
+def _describe(
+    target: Target, sampler: Any, seed: int, ids: list[int], batch_size: int | None, order: str, thinning: int
+) -> dict[str, Any]:
+    return {
+        "sampler": type(sampler).__name__,
+        "settings": _settings(sampler),
+        "num_data": target.num_data,
+        "dim": target.dim,
+        "batch_size": batch_size,
+        "batches": order if batch_size is not None else None,
+        "temperature": float(getattr(sampler, "temperature", 1.0)),
+        "seed": seed,
+        "chain_ids": ids,
+        "thinning": thinning,
+    }
+
+
+def _settings(settings: Any) -> Any:
+    if isinstance(settings, Schedule):
+        return {"schedule": type(settings).__name__} | _settings_fields(settings)
+    if dataclasses.is_dataclass(settings):
+        return _settings_fields(settings)
+    return settings if isinstance(settings, (int, float, str, bool, type(None))) else repr(settings)
+
+
+def _settings_fields(settings: Any) -> dict[str, Any]:
+    return {field.name: _settings(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def _stopped(engine: Engine, ids: Sequence[int]) -> dict[int, int]:
+    return {chain: step for chain, step in zip(ids, engine.stopped.tolist(), strict=True) if step >= 0}
+
+
+def _versions() -> Mapping[str, str]:
+    found = {}
+    for package in ("langevin", "torch", "numpy", "arviz"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
