@@ -26,7 +26,7 @@ from .threefry import BATCHES, NOISE, Noise, chain_keys, normals
 
 MAX_STEPS = 256  # per call: makes the call's overhead, about 40 µs, small against the smallest step
 PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
-RECORD_BYTES = 64 * 2**20
+RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
 COMMON_STATS = ("cost", "gradient_norm", "temperature")
 
 Block = Callable[..., tuple[Tensor, ...]]
@@ -55,7 +55,7 @@ class Plan:
     max_steps
         K, the most steps one call can make.
     rows
-        The most draws one call can record.
+        The most draws one call can record. With a single row the draw is the position that the call ends with.
     prefetch
         Whether noise and indices of all K steps are drawn ahead, in one go.
     """
@@ -66,15 +66,13 @@ class Plan:
 
     @classmethod
     def of(cls, position: Tensor, kept: int, batch_size: int, thinning: int) -> Plan:
-        """Choose sizes that keep the noise in the cache and the record small."""
+        """Choose sizes that keep noise and record in the cache."""
         chains, dim = position.shape
         item = position.element_size()
         ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
-        if thinning > most:
-            return cls(most, 1, ahead >= 8)
         rows = max(1, min(most // thinning, RECORD_BYTES // (chains * kept * item)))
-        return cls(rows * thinning, rows, ahead >= 8)
+        return cls(min(most, rows * thinning), rows, ahead >= 8)
 
 
 def make_block(
@@ -137,7 +135,8 @@ def make_block(
                 *(getattr(new, name).to(dtype) for name in sampler.stats),
             )
             recorded = new.position if columns is None else new.position.index_select(-1, columns)
-            draws = write_row(draws, row, torch.where(alive[:, None], recorded, torch.nan))
+            recorded = torch.where(alive[:, None], recorded, torch.nan)
+            draws = write_row(draws, row, recorded) if plan.rows > 1 else recorded.unsqueeze(0)
             stats = write_row(stats, row, torch.where(alive, torch.stack(values), torch.nan))
             reading = torch.where((phase + k + 1) % thinning == 0, 0.0, total)
 
@@ -210,7 +209,7 @@ class Engine:
         self.description = "eager"
 
     def run(self, num_steps: int) -> tuple[Tensor, Tensor]:
-        """Make up to `plan.max_steps` steps.
+        """Make up to `longest` steps.
 
         Returns
         -------
@@ -227,6 +226,11 @@ class Engine:
         self.state = type(self.state)(*fields)
         rows, self.phase = divmod(self.phase + num_steps, int(self.thinning))
         return draws[:rows], stats[:rows]
+
+    @property
+    def longest(self) -> int:
+        """The most steps that the next call can make."""
+        return min(self.plan.max_steps, self.plan.rows * int(self.thinning) - self.phase)
 
     def begin_sampling(self) -> None:
         """Take the present positions as the constant c of the temperature reading and count draws from here."""
@@ -262,7 +266,7 @@ class Engine:
         eager, (self._block, lifted) = self._block, cache[key]
         _set_lifted(lifted, self.sampler)
         try:
-            self._rehearse(self.plan.max_steps)
+            self._rehearse(self.longest)
         except Exception:
             self._block = eager
             del cache[key]
@@ -271,7 +275,7 @@ class Engine:
 
     def seconds_per_step(self) -> float:
         """Time a few steps from the present state, which stays as it is; what a block draws ahead is shared out over K steps."""
-        few = min(8, self.plan.max_steps)
+        few = min(8, self.longest)
         self._rehearse(1)
         one, more = (self._timed(steps) for steps in (1, few))
         if few == 1:

@@ -167,7 +167,7 @@ class HMC:
         step_size = state.log_step.exp()
         length = self.trajectory * (0.5 + noise.uniform(1, _LENGTH)[:, 0])
         num_leapfrog = (length / step_size).ceil().clamp(1, self.max_leapfrog).to(torch.int64)
-        momentum = noise.normal(target.dim, _MOMENTUM)
+        momentum = noise.normal(target.dim, _MOMENTUM).contiguous()
         scale = state.inverse_mass.sqrt()
         start = (state.position, momentum, state.gradient, state.cost)
         position, end_momentum, gradient, cost = self._leapfrog(target, start, step_size, scale, num_leapfrog)

@@ -293,6 +293,8 @@ def _match_priors(prior: Prior, layout: Layout) -> dict[str, Distribution | None
         matched[name] = patterns[found[0]]
         if matched[name] is not None:
             own = matched[name].batch_shape + matched[name].event_shape
-            if torch.broadcast_shapes(own, shape) != shape:
+            if len(own) > len(shape) or any(
+                o not in (1, s) for o, s in zip(reversed(own), reversed(shape), strict=False)
+            ):
                 raise ValueError(f"the prior of {name!r} has shape {tuple(own)}, which does not fit {tuple(shape)}")
     return matched

@@ -7,9 +7,8 @@ import datetime
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +19,10 @@ from .batches import Batches
 from .chains import Chains
 from .engine import Engine
 from .progress import Progress
-from .schedules import Schedule, at_step
+from .provenance import describe, versions
+from .schedules import at_step
 from .starts import Init, starting_positions
 from .target import Target
-from .threefry import INIT, chain_keys
 
 COMPILE_SECONDS = 20.0  # eager runs expected to be shorter do not repay compiling, which takes about half of this
 CHECKPOINT_SECONDS = 60.0
@@ -123,7 +122,7 @@ def sample(
     if source is not None and getattr(sampler, "full_batch", False):
         raise ValueError(f"{type(sampler).__name__} uses the full data at every step: use batch_size=None")
     columns, names = _columns(target, keep)
-    made_by = _describe(target, sampler, seed, ids, batch_size, batches, thinning)
+    made_by = describe(target, sampler, seed, ids, batch_size, batches, thinning)
 
     done, resumed = None, init if isinstance(init, Chains) else None
     if checkpoint is not None and Path(checkpoint).exists():
@@ -215,7 +214,7 @@ class _Run:
         made = 0
         while made < total and bool((self.engine.stopped < 0).any()):
             # Blocks grow until one takes BLOCK_SECONDS, in whole draws where a block holds several.
-            steps = min(self.block_steps, self.engine.plan.max_steps, total - made)
+            steps = min(self.block_steps, self.engine.longest, total - made)
             start = time.perf_counter()
             draws, stats = self.engine.run(steps)
             part.add(draws, stats)
@@ -256,8 +255,8 @@ class _Run:
                 "started": self.started,
                 "device": str(self.engine.target.device),
                 "dtype": str(self.engine.target.dtype).removeprefix("torch."),
-                "versions": _versions(),
-                "langevin": _versions()["langevin"],
+                "versions": versions(),
+                "langevin": versions()["langevin"],
             },
             state=self.engine.saved(),
             warmup_draws=self._named(self.warmup.draws[:, : self.warmup.filled]) if self.keep_warmup else {},
@@ -386,47 +385,8 @@ def _restore(target: Target, sampler: Any, chains: Chains, ids: list[int]) -> An
     return type(fresh)(**saved)
 
 
-def _describe(
-    target: Target, sampler: Any, seed: int, ids: list[int], batch_size: int | None, order: str, thinning: int
-) -> dict[str, Any]:
-    return {
-        "sampler": type(sampler).__name__,
-        "settings": _settings(sampler),
-        "num_data": target.num_data,
-        "dim": target.dim,
-        "batch_size": batch_size,
-        "batches": order if batch_size is not None else None,
-        "temperature": float(getattr(sampler, "temperature", 1.0)),
-        "seed": seed,
-        "chain_ids": ids,
-        "thinning": thinning,
-    }
-
-
-def _settings(settings: Any) -> Any:
-    if isinstance(settings, Schedule):
-        return {"schedule": type(settings).__name__} | _settings_fields(settings)
-    if dataclasses.is_dataclass(settings):
-        return _settings_fields(settings)
-    return settings if isinstance(settings, (int, float, str, bool, type(None))) else repr(settings)
-
-
-def _settings_fields(settings: Any) -> dict[str, Any]:
-    return {field.name: _settings(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
-
-
 def _stopped(engine: Engine, ids: Sequence[int]) -> dict[int, int]:
     return {chain: step for chain, step in zip(ids, engine.stopped.tolist(), strict=True) if step >= 0}
-
-
-def _versions() -> Mapping[str, str]:
-    found = {}
-    for package in ("langevin", "torch", "numpy", "arviz"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
 
 
 def _check_counts(**counts: Any) -> None:

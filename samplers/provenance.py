@@ -1,0 +1,51 @@
+"""How chains were made, as JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from .schedules import Schedule
+from .target import Target
+
+
+def describe(
+    target: Target, sampler: Any, seed: int, ids: list[int], batch_size: int | None, order: str, thinning: int
+) -> dict[str, Any]:
+    """What decides a run's draws; a checkpoint that differs in any of it belongs to another run."""
+    return {
+        "sampler": type(sampler).__name__,
+        "settings": _settings(sampler),
+        "num_data": target.num_data,
+        "dim": target.dim,
+        "batch_size": batch_size,
+        "batches": order if batch_size is not None else None,
+        "temperature": float(getattr(sampler, "temperature", 1.0)),
+        "seed": seed,
+        "chain_ids": ids,
+        "thinning": thinning,
+    }
+
+
+def _settings(settings: Any) -> Any:
+    if isinstance(settings, Schedule):
+        return {"schedule": type(settings).__name__} | _settings_fields(settings)
+    if dataclasses.is_dataclass(settings):
+        return _settings_fields(settings)
+    return settings if isinstance(settings, (int, float, str, bool, type(None))) else repr(settings)
+
+
+def _settings_fields(settings: Any) -> dict[str, Any]:
+    return {field.name: _settings(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that took part."""
+    found = {}
+    for package in ("langevin", "torch", "numpy", "arviz"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

@@ -1,0 +1,182 @@
+"""SGLD against the exact law of its own discretisation, and against a conjugate posterior."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+from langevin.samplers import SGLD, Posterior, gaussian, sample
+from tests.validity.replicates import Mean, z_scores
+
+NUM_DATA, BATCH, SCALE = 40, 5, 0.5
+CURVATURE = SCALE**-2  # λ of the mean cost
+
+
+def mean_model(dim):
+    y = torch.randn(NUM_DATA, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return Posterior(Mean(dim), gaussian(SCALE), (torch.zeros(NUM_DATA, 1, dtype=torch.float64), y), prior=None), y
+
+
+def discretised_law(y, lr, temperature, batch_size):
+    """V = (2Tε/N I + ε² S_mb) / (ελ (2 − ελ)), S_mb = λ² Cov(y) (1/B)(1 − B/N)."""
+    dim = y.shape[1]
+    noise = 2 * temperature * lr / NUM_DATA * torch.eye(dim, dtype=torch.float64)
+    if batch_size is not None:
+        covariance = torch.cov(y.T).reshape(dim, dim)
+        noise = noise + lr**2 * CURVATURE**2 * covariance / batch_size * (1 - batch_size / NUM_DATA)
+    return noise / (lr * CURVATURE * (2 - lr * CURVATURE))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+@pytest.mark.parametrize("batch_size", [None, BATCH])
+@pytest.mark.parametrize("step", [0.1, 0.7, 1.9])  # ελ; the stability limit is 2
+def test_one_dimension(step, batch_size, temperature):
+    posterior, y = mean_model(1)
+    lr = step / CURVATURE
+    chains = sample(
+        posterior,
+        SGLD(lr=lr, temperature=temperature),
+        num_samples=1200,
+        num_warmup=150,
+        num_chains=256,
+        batch_size=batch_size,
+        init={"mean": y.mean(0)},
+        progress=False,
+        compile=False,
+    )
+    error = chains.draws["mean"][..., 0] - y.mean()
+    assert abs(z_scores(error.mean(1), 0.0)) < 4
+    assert abs(z_scores((error**2).mean(1), discretised_law(y, lr, temperature, batch_size)[0, 0])) < 4
+
+
+@pytest.mark.parametrize(
+    ("step", "batch_size", "temperature"), [(0.1, None, 0.1), (0.1, BATCH, 1.0), (0.7, BATCH, 0.1), (1.9, BATCH, 1.0)]
+)
+def test_thousand_dimensions(step, batch_size, temperature):
+    dim = 1000
+    posterior, y = mean_model(dim)
+    lr = step / CURVATURE
+    chains = sample(
+        posterior,
+        SGLD(lr=lr, temperature=temperature),
+        num_samples=600,
+        num_warmup=150,
+        num_chains=32,
+        batch_size=batch_size,
+        init={"mean": y.mean(0)},
+        progress=False,
+        compile=False,
+    )
+    error = chains.draws["mean"] - y.mean(0)
+    law = discretised_law(y, lr, temperature, batch_size)
+    # All variances at once, and the covariance along fixed directions in which minibatch noise is correlated.
+    assert abs(z_scores((error**2).mean(1).mean(-1), law.diagonal().mean())) < 4
+    directions = torch.cat((y[:3] - y.mean(0), torch.ones(1, dim, dtype=torch.float64)))
+    for direction in directions / directions.norm(dim=1, keepdim=True):
+        assert abs(z_scores(((error @ direction) ** 2).mean(1), direction @ law @ direction)) < 4
+
+
+def test_a_ten_per_cent_error_of_the_noise_is_seen():
+    """The test of the test: the same comparison fails when T is 10 % off."""
+    posterior, y = mean_model(1)
+    chains = sample(
+        posterior,
+        SGLD(lr=0.7 / CURVATURE, temperature=1.1),
+        num_samples=1200,
+        num_warmup=150,
+        num_chains=256,
+        init={"mean": y.mean(0)},
+        progress=False,
+        compile=False,
+    )
+    error = chains.draws["mean"][..., 0] - y.mean()
+    assert abs(z_scores((error**2).mean(1), discretised_law(y, 0.7 / CURVATURE, 1.0, None)[0, 0])) > 8
+
+
+class Conjugate:
+    """Linear regression with correlated inputs: N = 2000, D = 10, known noise, normal prior."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(2)
+        mixing = torch.eye(10, dtype=torch.float64) + 0.15 * torch.randn(10, 10, dtype=torch.float64, generator=generator)
+        self.x = torch.randn(2000, 10, dtype=torch.float64, generator=generator) @ mixing
+        weight = torch.randn(10, dtype=torch.float64, generator=generator)
+        self.noise = 0.7
+        self.y = self.x @ weight + self.noise * torch.randn(2000, dtype=torch.float64, generator=generator)
+        self.precision = self.x.T @ self.x / self.noise**2 + torch.eye(10, dtype=torch.float64) / 4
+        self.covariance = torch.linalg.inv(self.precision)
+        self.mean = self.covariance @ (self.x.T @ self.y) / self.noise**2
+        model = nn.Linear(10, 1, bias=False, dtype=torch.float64)
+        self.posterior = Posterior(model, gaussian(self.noise), (self.x, self.y[:, None]), prior=Normal(0.0, 2.0))
+        self.largest = float(torch.linalg.eigvalsh(self.precision / 2000)[-1])
+
+    def gradient_noise(self, batch_size):
+        """S_mb at the posterior mean, and averaged over the posterior: in regression it depends on the parameters."""
+        residual = (self.x @ self.mean - self.y)[:, None] * self.x / self.noise**2
+        at_mean = torch.cov(residual.T)
+        # E over ω ~ N(mean, V) adds Cov of x xᵀ(ω − mean)/σ²: the mean of (x xᵀ V x xᵀ) less the square of the mean.
+        quadratic = torch.einsum("ni,ij,nj->n", self.x, self.covariance, self.x)
+        second = torch.einsum("n,ni,nj->ij", quadratic, self.x, self.x) / 2000
+        gram = self.x.T @ self.x / 2000
+        extra = (second - gram @ self.covariance @ gram) / self.noise**4 * 2000 / 1999
+        return (at_mean + extra) / batch_size * (1 - batch_size / 2000)
+
+    def law(self, lr, batch_size):
+        """V = (I − εH) V (I − εH) + ε² S + (2ε/N) I, solved exactly."""
+        hessian = self.precision / 2000
+        noise = 2 * lr / 2000 * torch.eye(10, dtype=torch.float64)
+        if batch_size is not None:
+            noise = noise + lr**2 * self.gradient_noise(batch_size)
+        contraction = torch.eye(10, dtype=torch.float64) - lr * hessian
+        system = torch.eye(100, dtype=torch.float64) - torch.kron(contraction, contraction)
+        return torch.linalg.solve(system, noise.flatten()).reshape(10, 10)
+
+
+@pytest.fixture(scope="module")
+def conjugate():
+    return Conjugate()
+
+
+def run_conjugate(problem, lr, batch_size, *, num_chains, num_samples, thinning):
+    """First and second moments of each chain about the posterior mean; chains start from the posterior itself."""
+    start = torch.linalg.cholesky(problem.covariance) @ torch.randn(
+        10, num_chains, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    chains = sample(
+        problem.posterior,
+        SGLD(lr=lr),
+        num_samples=num_samples,
+        num_warmup=100,
+        thinning=thinning,
+        num_chains=num_chains,
+        batch_size=batch_size,
+        init={"weight": (problem.mean + start.T)[:, None]},
+        progress=False,
+        compile=False,
+    )
+    error = chains.draws["weight"][:, :, 0] - problem.mean
+    return error.mean(1), torch.einsum("cdi,cdj->cij", error, error) / num_samples
+
+
+def test_conjugate_regression_with_minibatches(conjugate):
+    """At a small step and large batches the bias is below the Monte-Carlo error: closed-form mean and covariance."""
+    lr, batch_size = 0.01 / conjugate.largest, 500
+    bias = (conjugate.law(lr, batch_size) / conjugate.covariance - 1).diagonal().abs().max()
+    assert bias < 0.02
+    mean, second = run_conjugate(conjugate, lr, batch_size, num_chains=256, num_samples=200, thinning=10)
+    upper = torch.triu_indices(10, 10).unbind()
+    assert z_scores(mean, 0.0).abs().max() < 4
+    assert z_scores(second[:, *upper], conjugate.covariance[upper]).abs().max() < 4
+
+
+@pytest.mark.parametrize("step", [0.4, 0.2, 0.1])
+def test_bias_of_conjugate_regression_falls_at_the_predicted_rate(conjugate, step):
+    """With small batches the excess variance is large, and is the predicted one at each step size."""
+    lr, batch_size = step / conjugate.largest, 100
+    law = conjugate.law(lr, batch_size)
+    whiten = torch.linalg.inv(torch.linalg.cholesky(conjugate.covariance))
+    predicted = (whiten @ law @ whiten.T).diagonal().mean()
+    _, second = run_conjugate(conjugate, lr, batch_size, num_chains=64, num_samples=1000, thinning=2)
+    measured = (whiten @ second @ whiten.T).diagonal(dim1=1, dim2=2).mean(1)
+    assert abs(z_scores(measured, predicted)) < 4
+    assert predicted - 1 > 20 * measured.std() / 8  # the bias itself is seen, many times over its error
