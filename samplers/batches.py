@@ -1,10 +1,10 @@
 """Minibatches without replacement, from a keyed permutation evaluated where it is needed.
 
-The numbers 0 … N−1 are encrypted by a Feistel network on Z_a × Z_b, ab ≥ N, whose round keys come from (seed, chain, step);
-results of N or more are encrypted again until they fall below N (cycle walking; Black & Rogaway 2002, "Ciphers with
-arbitrary finite domains", CT-RSA). A batch of B is the image of 0 … B−1: O(B) work whatever N is, no state and no shuffled
-copy of the data. Each pair of rounds divides what is left of the input's order by min(a, b); the number of rounds is chosen so
-that less than 10⁻⁶ of it, relative to a uniform pair distribution, remains.
+The numbers 0 … N−1 are encrypted by a Feistel network on Z_a × Z_b, ab ≥ N, whose round keys come from (seed, chain,
+step); results of N or more are encrypted again until they fall below N (cycle walking; Black & Rogaway 2002, "Ciphers
+with arbitrary finite domains", CT-RSA). A batch of B is the image of 0 … B−1: O(B) work whatever N is, no state and
+no shuffled copy of the data. Each pair of rounds divides what is left of the input's order by min(a, b); the number
+of rounds is chosen so that less than 10⁻⁶ of it, relative to a uniform pair distribution, remains.
 """
 
 from __future__ import annotations
@@ -93,9 +93,10 @@ class Batches:
     num_data, batch_size
         N and B ≤ N.
     order
-        ``"independent"``: a fresh draw without replacement at every step, for which the covariance of the mean gradient is
-        (1/B)(1 − B/N) Σ. ``"epoch"``: sweeps through reshuffled data; successive gradient noises are then anti-correlated
-        and heat the chain several times less than independent ones (so N/B and lr no longer give its temperature).
+        ``"independent"``: a fresh draw without replacement at every step, for which the covariance of the mean
+        gradient is (1/B)(1 − B/N) Σ. ``"epoch"``: sweeps through reshuffled data; successive gradient noises are then
+        anti-correlated and heat the chain several times less than independent ones (so N/B and lr no longer give its
+        temperature).
     """
 
     num_data: int

@@ -14,8 +14,8 @@ Carry = tuple[Tensor, ...]
 def while_loop(condition: Callable[..., Tensor], body: Callable[..., Carry], carry: Carry) -> Carry:
     """Run `carry = body(*carry)` while `condition(*carry)`, a 0-d boolean tensor, holds.
 
-    In code under `torch.compile` the loop becomes one operator, whose body may not return one of its inputs unchanged and
-    must keep shapes and types. In eager code the condition is read at every turn, which waits for a GPU.
+    In code under `torch.compile` the loop becomes one operator, whose body may not return one of its inputs unchanged
+    and must keep shapes and types. In eager code the condition is read at every turn, which waits for a GPU.
     """
     if torch.compiler.is_compiling():
         return _traced_while_loop(condition, body, carry)
@@ -25,6 +25,6 @@ def while_loop(condition: Callable[..., Tensor], body: Callable[..., Carry], car
 
 
 def write_row(buffer: Tensor, row: Tensor, value: Tensor) -> Tensor:
-    """Put `value` into `buffer[row]`, `row` being 0-d; in eager code in place, in compiled code the compiler sees to that."""
+    """Put `value` into `buffer[row]`, `row` being 0-d: in place in eager code, in a copy in compiled code."""
     index, value = row.reshape(1), value.unsqueeze(0)
     return buffer.index_copy(0, index, value) if torch.compiler.is_compiling() else buffer.index_copy_(0, index, value)

@@ -1,8 +1,8 @@
 """Runs a sampler's steps: many in one call, compiled where that pays, eagerly elsewhere.
 
-One block of up to K steps is one call. Inside, a loop draws noise and minibatches by counter, calls the sampler's `step`,
-freezes chains whose state is no longer finite, and writes draws and statistics into the block's record. No sampler knows
-of this; compiled and eager runs differ by floating-point reordering only.
+One block of up to K steps is one call. Inside, a loop draws noise and minibatches by counter, calls the sampler's
+`step`, freezes chains whose state is no longer finite, and writes draws and statistics into the block's record. No
+sampler knows of this; compiled and eager runs differ by floating-point reordering only.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Plan:
 def make_block(
     target: Target, sampler: Any, batches: Batches | None, state_type: type, columns: Tensor | None, plan: Plan
 ) -> Block:
-    """Build the function of tensors that makes up to `plan.max_steps` steps; it survives `torch.compile(fullgraph=True)`."""
+    """Build the function of tensors that makes up to `plan.max_steps` steps; it can be compiled as one graph."""
 
     def block(
         num_steps: Tensor,
@@ -170,7 +170,8 @@ class Engine:
     state
         The sampler's state after the last step made.
     stopped
-        `[chain]`: the step that left a chain with non-finite numbers, −1 for healthy ones. Its state is the last finite one.
+        `[chain]`: the step that left a chain with non-finite numbers, −1 for healthy ones. Its state is the last
+        finite one.
     center
         `[chain, dim]`: c of the temperature reading (ω−c)·∇C/D.
     reading, phase
@@ -252,7 +253,7 @@ class Engine:
             self.phase, self.reading = int(saved["phase"]), saved["reading"].to(self.reading)
 
     def compile(self) -> None:
-        """Compile the block, or take the one that this target already has for the same sizes; raises what the compiler raises."""
+        """Compile the block, or take the one that this target already has; raises what the compiler raises."""
         cache = self.target.__dict__.setdefault("_compiled", {})
         columns = None if self.columns is None else tuple(self.columns.tolist())
         key = (
@@ -274,7 +275,7 @@ class Engine:
         self.description = f"compiled, up to {self.plan.max_steps} steps a call"
 
     def seconds_per_step(self) -> float:
-        """Time a few steps from the present state, which stays as it is; what a block draws ahead is shared out over K steps."""
+        """Time a few steps from the present state, which stays; what a block draws ahead is shared out over K."""
         few = min(8, self.longest)
         self._rehearse(1)
         one, more = (self._timed(steps) for steps in (1, few))
@@ -311,7 +312,7 @@ def _compiled(block: Any, device: torch.device) -> Block:
 
 
 def _lift(settings: Any, device: torch.device) -> Any:
-    """Copy a settings dataclass with every float as a 0-d tensor, so that a new value does not mean a new compilation."""
+    """Copy settings with every float as a 0-d tensor, so that a new value does not mean a new compilation."""
     lifted = copy.copy(settings)
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)

@@ -1,17 +1,18 @@
 """Hamiltonian Monte Carlo (Duane et al. 1987; Neal 2011), the library's reference for truth on small problems.
 
-Energy H = U(ω) + ½|p|², U = C/T, with p the momentum divided by the square root of the diagonal mass W and s = W^(−1/2),
+Energy H = U(ω) + ½|p|², U = C/T; p is the momentum divided by the square root of the diagonal mass W, and s = W^(−1/2),
 so that p ~ N(0, I). A step draws p and follows Hamilton's equations by L leapfrog steps of size η,
 
     p ← p − ½ η s ∇U(ω);   ω ← ω + η s p;   p ← p − ½ η s ∇U(ω),
 
 and accepts the end with probability min(1, e^(−ΔH)). The law is π_T ∝ exp(−C/T) exactly, whatever η, W and L.
 
-During warm-up η and W are adapted, for each chain by itself, and then frozen: η by dual averaging of the acceptance
-probability (Hoffman & Gelman 2014, JMLR 15, section 3.2), 1/W to the variances of the draws in windows of doubling length
-(the schedule of Stan: a first and a last stretch for η alone). The trajectory's length ηL, in units of posterior standard
-deviations, is drawn anew at every step: at a fixed one, directions whose period it matches would not mix. Nothing else is
-approximate; rounding of C enters ΔH, so use float64 where the type's precision times |C|/T is not far below 1.
+During warm-up η and W are adapted, for each chain by itself, and then frozen: η by dual averaging (Hoffman & Gelman 2014,
+JMLR 15, section 3.2) of min(1, e^(−ΔH)) averaged over the trajectory, which is less noisy than its value at the end; 1/W
+to the variances of the draws in windows of doubling length (the schedule of Stan: a first and a last stretch are for η
+alone). The trajectory's length ηL, in units of posterior standard deviations, is drawn anew at every step: at a fixed one,
+directions whose period it matches would not mix. Nothing else is approximate; the rounding of C enters ΔH, so use float64
+where the type's precision times |C|/T is not far below 1.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ from .threefry import Noise, words
 # Random streams of one step.
 _MOMENTUM, _LENGTH, _ACCEPT = 0, 1, 2
 
-# Dual averaging, as Hoffman & Gelman.
-_GAMMA, _DELAY, _DECAY = 0.05, 10.0, 0.75
+# Dual averaging: γ, t₀, κ. Hoffman & Gelman have γ = 0.05, whose wider swings of η cost twice the warm-up here, where
+# small steps mean long trajectories.
+_GAMMA, _DELAY, _DECAY = 0.1, 10.0, 0.75
 
 # Warm-up schedule in steps: η alone, first window, η alone at the end; in proportion if the warm-up is shorter.
 _FIRST, _WINDOW, _LAST = 75, 25, 50
 
-# η at the start, in units of the starting mass: long enough trajectories while directions still differ in scale.
-_START = 0.1
+# η at the start, in units of the starting mass: some ten leapfrog steps while directions still differ in scale.
+_START = 0.2
 
 
 @dataclass
@@ -90,7 +92,8 @@ class HMC:
     temperature
         T > 0 of the target exp(−C/T).
     target_accept
-        Mean acceptance probability that η is adapted to, in (0, 1).
+        Acceptance probability that η is adapted to, in (0, 1). On curved posteriors 0.9 draws as much per gradient as 0.8
+        and diverges less often; raise it where trajectories still diverge.
     trajectory
         Mean length ηL of a trajectory, in posterior standard deviations (as far as W knows them); each step draws a
         length between half and one and a half times this. Gaussian directions decorrelate best at about π/2; longer
@@ -108,11 +111,12 @@ class HMC:
     """
 
     temperature: float = 1.0
-    target_accept: float = 0.8
+    target_accept: float = 0.9
     trajectory: float = 2.0
     max_leapfrog: int = 256
     lr: float | None = None
 
+    full_batch: ClassVar[bool] = True
     gradient_at: ClassVar[str] = "current"
     stats: ClassVar[tuple[str, ...]] = ("accept", "step_size", "num_leapfrog", "energy_error")
 
@@ -170,7 +174,9 @@ class HMC:
         momentum = noise.normal(target.dim, _MOMENTUM).contiguous()
         scale = state.inverse_mass.sqrt()
         start = (state.position, momentum, state.gradient, state.cost)
-        position, end_momentum, gradient, cost = self._leapfrog(target, start, step_size, scale, num_leapfrog)
+        position, end_momentum, gradient, cost, mean_accept = self._leapfrog(
+            target, start, step_size, scale, num_leapfrog
+        )
 
         kinetic_change = 0.5 * (end_momentum.square() - momentum.square()).sum(-1)
         energy_error = (cost - state.cost) / self.temperature + kinetic_change
@@ -186,7 +192,7 @@ class HMC:
             cost=torch.where(accepted, cost, state.cost),
             step=state.step + 1,
             num_warmup=state.num_warmup.clone(),
-            **self._adapt(state, position, accept),
+            **self._adapt(state, position, mean_accept),
             accept=accept,
             step_size=step_size,
             num_leapfrog=num_leapfrog,
@@ -200,27 +206,35 @@ class HMC:
         step_size: Float[Tensor, " chain"],
         scale: Float[Tensor, "chain dim"],
         num_leapfrog: Int[Tensor, " chain"],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Move (ω, p, ∇C/N, C) of each chain by its own number of steps; chains that are done, or lost, wait."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Move (ω, p, ∇C/N, C) of each chain by its own number of steps; chains that are done, or lost, wait.
+
+        The fifth tensor is the mean over the trajectory of min(1, e^(−ΔH)).
+        """
         force = -target.num_data / self.temperature * scale  # times ∇C/N: −s ∇U
-        eta = step_size[:, None]
+        position, momentum, gradient, cost = start
+        energy = cost / self.temperature + 0.5 * momentum.square().sum(-1)
 
         def running(remaining: Tensor, *_: Tensor) -> Bool[Tensor, ""]:
             return (remaining > 0).any()
 
-        # Two half kicks in a row are one: all kicks are whole but the first and the last.
-        def advance(remaining: Tensor, position: Tensor, momentum: Tensor, gradient: Tensor, cost: Tensor):
-            moving = torch.where(remaining[:, None] > 0, eta, 0.0)
-            position = position + moving * scale * momentum
+        def advance(
+            remaining: Tensor, position: Tensor, momentum: Tensor, gradient: Tensor, cost: Tensor, total: Tensor
+        ):
+            moving = remaining > 0
+            η = torch.where(moving, step_size, 0.0)[:, None]
+            momentum = momentum + 0.5 * η * force * gradient
+            position = position + η * scale * momentum
             cost, gradient = target.cost_and_gradient(position)
-            momentum = momentum + moving * force * gradient
-            return torch.where(torch.isfinite(cost), remaining - 1, 0), position, momentum, gradient, cost
+            momentum = momentum + 0.5 * η * force * gradient
+            energy_error = cost / self.temperature + 0.5 * momentum.square().sum(-1) - energy
+            accept = torch.exp(-energy_error.clamp(min=0)).nan_to_num(0.0)
+            remaining = torch.where(torch.isfinite(cost), remaining - 1, 0)
+            return remaining, position, momentum, gradient, cost, total + torch.where(moving, accept, 0.0)
 
-        position, momentum, gradient, cost = start
-        momentum = momentum + 0.5 * eta * force * gradient
-        carry = (num_leapfrog, position, momentum, gradient, cost)
-        _, position, momentum, gradient, cost = while_loop(running, advance, carry)
-        return position, momentum - 0.5 * eta * force * gradient, gradient, cost
+        carry = (num_leapfrog, position, momentum, gradient, cost, torch.zeros_like(cost))
+        _, position, momentum, gradient, cost, total = while_loop(running, advance, carry)
+        return position, momentum, gradient, cost, total / num_leapfrog
 
     def _adapt(self, state: HMCState, position: Tensor, accept: Tensor) -> dict[str, Tensor]:
         """Warm-up's part of the state: dual averaging of η at every step, the mass at the end of each window."""
@@ -270,7 +284,7 @@ class HMC:
 
         def accepts(log_step: Tensor) -> Bool[Tensor, " chain"]:
             start = (position, momentum, gradient, cost)
-            _, end, _, end_cost = self._leapfrog(target, start, log_step.exp(), torch.ones_like(position), one)
+            _, end, _, end_cost, _ = self._leapfrog(target, start, log_step.exp(), torch.ones_like(position), one)
             energy_error = (end_cost - cost) / self.temperature + 0.5 * (end.square() - momentum.square()).sum(-1)
             return energy_error <= -math.log(0.8)  # False for NaN
 

@@ -1,8 +1,8 @@
 """Likelihoods: a model's outputs → a distribution of the targets, and the Fisher information of that distribution.
 
 A likelihood is any callable from outputs to a `torch.distributions.Distribution` over one data set's targets, pass
-``validate_args=False`` where you can. The ready-made ones also know the Fisher information of their distribution with respect
-to the outputs, H in F = (1/N) Σᵢ Jᵢᵀ Hᵢ Jᵢ (algorithms page, "Natural gradient").
+``validate_args=False`` where you can. The ready-made ones also know the Fisher information of their distribution with
+respect to the outputs, H in F = (1/N) Σᵢ Jᵢᵀ Hᵢ Jᵢ (algorithms page, "Natural gradient").
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Po
 
 @contextlib.contextmanager
 def without_validation() -> Iterator[None]:
-    """Switch off the argument checks of torch.distributions, which read values and so cannot run under vmap or compile."""
+    """Switch off the checks of torch.distributions, which read values and so cannot run under vmap or compile."""
     if (
         torch.compiler.is_compiling()
     ):  # the class cannot be changed in compiled code; its caller has switched checks off
@@ -38,6 +38,7 @@ class CategoricalLikelihood:
     """Class labels; outputs are logits along the last dimension, labels are integers 0 … K−1."""
 
     def __call__(self, outputs: Float[Tensor, "*batch classes"]) -> Categorical:
+        """The distribution of the labels."""
         return Categorical(logits=outputs, validate_args=False)
 
     def fisher(self, outputs: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes classes"]:
@@ -51,6 +52,7 @@ class BernoulliLikelihood:
     """Binary labels 0 or 1, one logit each; the outputs have the shape of the labels."""
 
     def __call__(self, outputs: Float[Tensor, "*batch"]) -> Bernoulli:
+        """The distribution of the labels."""
         return Bernoulli(logits=outputs, validate_args=False)
 
     def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -64,6 +66,7 @@ class PoissonLikelihood:
     """Counts; the outputs are log rates of the shape of the counts."""
 
     def __call__(self, outputs: Float[Tensor, "*batch"]) -> Poisson:
+        """The distribution of the counts."""
         return Poisson(torch.exp(outputs), validate_args=False)
 
     def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -78,6 +81,7 @@ class GaussianLikelihood:
     scale: float
 
     def __call__(self, outputs: Float[Tensor, "*batch"]) -> Normal:
+        """The distribution of the targets."""
         return Normal(outputs, self.scale, validate_args=False)
 
     def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -90,6 +94,7 @@ class HeteroscedasticGaussianLikelihood:
     """Real targets with a predicted spread; the last dimension of the outputs holds (mean, log σ)."""
 
     def __call__(self, outputs: Float[Tensor, "*batch 2"]) -> Normal:
+        """The distribution of the targets."""
         return Normal(outputs[..., 0], torch.exp(outputs[..., 1]), validate_args=False)
 
     def fisher(self, outputs: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2 2"]:

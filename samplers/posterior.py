@@ -22,8 +22,9 @@ Prior = Distribution | Mapping[str, Distribution | None] | None
 class Posterior:
     """π(ω) ∝ exp(−C(ω)), C = Σᵢ Lᵢ + R: negative log-likelihood summed over N examples, plus negative log-prior.
 
-    The model is never changed: it is called by `torch.func.functional_call` with each chain's parameters. From a minibatch
-    the cost is estimated by (N/B) Σ_b L_b + R; the prior counts once per data set and the caller never multiplies by N.
+    The model is never changed: it is called by `torch.func.functional_call` with each chain's parameters. From a
+    minibatch the cost is estimated by (N/B) Σ_b L_b + R; the prior counts once per data set and the caller never
+    multiplies by N.
 
     Parameters
     ----------
@@ -31,13 +32,13 @@ class Posterior:
         Any module. Dictionary inputs are passed as keywords, tuples as positional arguments. Buffers are carried along.
     likelihood
         Outputs → `torch.distributions.Distribution`: `categorical`, `bernoulli`, `gaussian(scale)`,
-        `heteroscedastic_gaussian`, `poisson` or your own callable. Terms beyond the first dimension (pixels, tokens) are
-        summed per example.
+        `heteroscedastic_gaussian`, `poisson` or your own callable. Terms beyond the first dimension (pixels, tokens)
+        are summed per example.
     data
         `(inputs, targets)` as tensors or arrays, a map-style `Dataset`, or a `DataLoader` (read once, into memory).
     prior
-        One distribution for all parameters, `{pattern: distribution or None}` (shell patterns on parameter names, the first
-        match counts, every sampled parameter must be matched), or None for a flat prior.
+        One distribution for all parameters, `{pattern: distribution or None}` (shell patterns on parameter names, the
+        first match counts, every sampled parameter must be matched), or None for a flat prior.
     parameters
         Patterns of the parameters to sample; by default all that require gradients. The rest stay as they are.
 
@@ -82,8 +83,8 @@ class Posterior:
             if "randomness" not in str(error):
                 raise
             raise ValueError(
-                "the model's forward pass draws random numbers (functional dropout?); call model.eval() or remove them: "
-                "a random forward pass has no posterior"
+                "the model's forward pass draws random numbers (functional dropout?); call model.eval() or remove "
+                "them: a random forward pass has no posterior"
             ) from error
         for name, buffer in self._buffers.items():
             if not torch.equal(buffer, before[name]):
@@ -100,21 +101,21 @@ class Posterior:
             hint = ""
             if len(expected) == 0 or expected[:1] != found[:1]:
                 hint = ": it must describe each example, with the batch as first dimension, not the whole batch"
-            elif tuple(found) + (1,) == tuple(expected):
+            elif (*tuple(found), 1) == tuple(expected):
                 hint = ": give targets of shape [N, 1] (y.unsqueeze(-1)), or squeeze the model's output"
             elif outputs.ndim > 2 and outputs.movedim(1, -1).shape[:-1] == found:
                 hint = ": classes go last, use outputs.movedim(1, -1)"
             raise ValueError(
-                f"for {len(few)} examples the likelihood is over targets of shape {tuple(expected)}, but they have shape "
-                f"{tuple(found)} (model outputs: {tuple(outputs.shape)}){hint}"
+                f"for {len(few)} examples the likelihood is over targets of shape {tuple(expected)}, but they have "
+                f"shape {tuple(found)} (model outputs: {tuple(outputs.shape)}){hint}"
             )
         outside = ~distribution.support.check(targets)  # pyright: ignore[reportOptionalMemberAccess]
         if outside.any():
             where = tuple(outside.nonzero()[0].tolist())
             value = targets[where[0]].tolist()
             raise ValueError(
-                f"{int(outside.sum())} targets lie outside the likelihood's support {distribution.support}, the first in "
-                f"example {where[0]}: {value}"
+                f"{int(outside.sum())} targets lie outside the likelihood's support {distribution.support}, the first "
+                f"in example {where[0]}: {value}"
             )
         with without_validation():
             keep = isinstance(distribution, torch.distributions.Categorical)
@@ -123,8 +124,8 @@ class Posterior:
             log_prob = distribution.log_prob(targets[few])
         if log_prob.shape != distribution.batch_shape:
             raise ValueError(
-                f"the likelihood's log_prob has shape {tuple(log_prob.shape)} instead of {tuple(distribution.batch_shape)}: "
-                "it must give one term per example"
+                f"the likelihood's log_prob has shape {tuple(log_prob.shape)} instead of "
+                f"{tuple(distribution.batch_shape)}: it must give one term per example"
             )
         return targets
 
@@ -240,12 +241,13 @@ def _check_modules(model: nn.Module) -> None:
             if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.running_mean is None:
                 continue  # statistics of one example only
             raise ValueError(
-                f"{label} normalises by statistics of the batch, so the cost is not a sum over examples and there is no "
-                "posterior to sample; call model.eval() to use its running statistics, or use GroupNorm or LayerNorm"
+                f"{label} normalises by statistics of the batch, so the cost is not a sum over examples and there is "
+                "no posterior to sample; call model.eval() to use its running statistics, or use GroupNorm or LayerNorm"
             )
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
             raise ValueError(
-                f"{label} is active (p = {module.p}): a random forward pass has no posterior; call model.eval() or set p = 0"
+                f"{label} is active (p = {module.p}): a random forward pass has no posterior; "
+                "call model.eval() or set p = 0"
             )
 
 

@@ -15,7 +15,7 @@ def _someone_is_watching() -> bool:
 
 
 class Progress:
-    """Steps made, steps per second, time left, and the latest cost and temperature; quiet unless someone is watching."""
+    """Steps made, their speed, time left, the latest cost and temperature; quiet unless someone is watching."""
 
     def __init__(self, total: int, engine: str, enabled: bool):
         self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not (enabled and _someone_is_watching()))

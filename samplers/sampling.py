@@ -53,8 +53,8 @@ def sample(
 ) -> Chains:
     """Draw chains of parameters.
 
-    Everything random is keyed by (seed, chain, step, index): a chain is the same whether it runs alone or beside others, in one
-    run or in several, up to floating-point reordering.
+    Everything random is keyed by (seed, chain, step, index): a chain is the same whether it runs alone or beside
+    others, in one run or in several, up to floating-point reordering.
 
     Parameters
     ----------
@@ -71,10 +71,11 @@ def sample(
     batch_size
         Examples per step and chain, drawn without replacement; None for all of them at every step.
     init
-        Where chains start. None: at the target's own values (the model's weights). ``"prior"``: a draw from the prior each.
-        ``"mode"``: the mode, found from there. ``"overdispersed"``: around that mode, with twice the standard deviations of
-        its curvature. A tensor `[dim]` or `[chain, dim]`, or named tensors `{name: [*shape] or [chain, *shape]}`. Earlier
-        `Chains`: go on from their last state (this returns the new draws only, see `Chains.concatenate`).
+        Where chains start. None: at the target's own values (the model's weights). ``"prior"``: a draw from the prior
+        each. ``"mode"``: the mode, found from there. ``"overdispersed"``: around that mode, with twice the standard
+        deviations of its curvature. A tensor `[dim]` or `[chain, dim]`, or named tensors `{name: [*shape] or [chain,
+        *shape]}`. Earlier `Chains`: go on from their last state (this returns the new draws only, see
+        `Chains.concatenate`).
     seed
         Decides, with a chain's number, everything random about it.
     device, dtype
@@ -82,7 +83,8 @@ def sample(
     progress
         Show a progress bar when someone is watching.
     checkpoint
-        File that is written about once a minute and at the end. If it exists, the run goes on from it instead of starting.
+        File that is written about once a minute and at the end. If it exists, the run goes on from it instead of
+        starting.
     keep
         Patterns of the parameters whose draws are returned; all by default.
     keep_warmup
@@ -90,21 +92,22 @@ def sample(
     compile
         Compile steps (``True``), do not (``False``), or when the run is long enough to repay it (``"auto"``).
     batches
-        ``"independent"`` minibatches, or ``"epoch"`` sweeps, whose gradient noise heats a chain less than its size suggests.
+        ``"independent"`` minibatches, or ``"epoch"`` sweeps, whose gradient noise heats a chain less than its size
+        suggests.
     chain_ids
         Numbers of the chains, for running some of a larger set; ``range(num_chains)`` by default.
 
     Returns
     -------
     Chains
-        On Ctrl-C, with what was drawn until then. A chain whose numbers stop being finite is stopped and the others go on; its
-        later draws are NaN, and ``attrs["stopped"]`` names the step.
+        On Ctrl-C, with what was drawn until then. A chain whose numbers stop being finite is stopped and the others
+        go on; its later draws are NaN, and ``attrs["stopped"]`` names the step.
 
     Raises
     ------
     ValueError
-        For settings that cannot be: sizes below one, a batch larger than the data, patterns that match nothing, positions in
-        half precision, starting points that are not finite, a checkpoint of another run.
+        For settings that cannot be: sizes below one, a batch larger than the data, patterns that match nothing,
+        positions in half precision, starting points that are not finite, a checkpoint of another run.
     """
     _check_counts(num_samples=num_samples, thinning=thinning, num_chains=num_chains)
     if not isinstance(num_warmup, int) or num_warmup < 0:
@@ -112,8 +115,8 @@ def sample(
     target = target.to(device, dtype)
     if torch.finfo(target.dtype).bits < 32:
         raise ValueError(
-            f"positions in {target.dtype} cannot take steps smaller than their rounding, most weights would never move; "
-            "use dtype=torch.float32"
+            f"positions in {target.dtype} cannot take steps smaller than their rounding, most weights would never "
+            "move; use dtype=torch.float32"
         )
     ids = list(range(num_chains)) if chain_ids is None else [int(c) for c in chain_ids]
     if len(set(ids)) < len(ids) or not all(0 <= c < 2**31 for c in ids) or not ids:
@@ -204,7 +207,8 @@ class _Run:
         except KeyboardInterrupt:
             self.interrupted = True
             warnings.warn(
-                f"interrupted after step {int(self.engine.state.step)}; returning {self.sampling.filled} draws per chain",
+                f"interrupted after step {int(self.engine.state.step)}; "
+                f"returning {self.sampling.filled} draws per chain",
                 stacklevel=3,
             )
         if self.checkpoint is not None:
@@ -232,8 +236,8 @@ class _Run:
             if chain not in self.announced:
                 self.announced.add(chain)
                 warnings.warn(
-                    f"chain {chain} stopped: its numbers were no longer finite after step {step}; its draws until then are kept "
-                    "and the other chains go on. A smaller lr usually helps",
+                    f"chain {chain} stopped: its numbers were no longer finite after step {step}; its draws until then "
+                    "are kept and the other chains go on. A smaller lr usually helps",
                     stacklevel=5,
                 )
 

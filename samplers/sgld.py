@@ -42,9 +42,9 @@ class SGLD:
 
     with ĝ the minibatch gradient of the mean cost and ξ standard normal. Welling & Teh's ε is 2ε/N here.
 
-    Target density: exp(−C/T) as ε → 0. **Approximate** at a finite ε, in two known ways: on a quadratic cost of curvature λ with
-    gradient noise of variance s² the variance is (T + εNs²/2) / (Nλ(1 − ελ/2)), that is, minibatch noise adds εNs²/2 to the
-    temperature and discretisation divides by 1 − ελ/2. Steps with ελ ≥ 2 diverge.
+    Target density: exp(−C/T) as ε → 0. **Approximate** at a finite ε, in two known ways: on a quadratic cost of
+    curvature λ with gradient noise of variance s² the variance is (T + εNs²/2) / (Nλ(1 − ελ/2)), that is, minibatch
+    noise adds εNs²/2 to the temperature and discretisation divides by 1 − ελ/2. Steps with ελ ≥ 2 diverge.
 
     Parameters
     ----------

@@ -52,7 +52,7 @@ def starting_positions(
 
 def _named_start(target: Target, init: str, keys: Tensor, temperature: float) -> Tensor:
     if init == "prior":
-        # torch.distributions draws from a seeded generator: one seed per chain keeps chains independent of their number.
+        # torch.distributions draws from a seeded generator: a seed per chain makes a chain independent of the others.
         word = words(keys, torch.tensor(0, device=keys.device), 1)[:, 0]
         return target.prior_draw([w & 0xFFFFFFFF for w in word.tolist()])
     if init not in ("mode", "overdispersed"):
@@ -66,7 +66,7 @@ def _named_start(target: Target, init: str, keys: Tensor, temperature: float) ->
 
 
 def _diagonal_curvature(target: Target, mode: Float[Tensor, " dim"]) -> Float[Tensor, " dim"]:
-    """Diagonal of ∇²C by Hutchinson's estimator, kept above a tenth of its mean; only the spread of starts depends on it."""
+    """Diagonal of ∇²C by Hutchinson's estimator, kept above a tenth of its mean; only starts depend on it."""
 
     def gradient(position: Tensor) -> Tensor:
         return cost_and_gradient(target, position[None], None)[1][0]

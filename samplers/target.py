@@ -51,7 +51,7 @@ class Layout:
             lead = value.shape[: value.ndim - len(shape)]
             if value.shape[len(lead) :] != shape:
                 raise ValueError(f"parameter {name!r} must end in shape {tuple(shape)}, got {tuple(value.shape)}")
-            flat.append(value.reshape(lead + (-1,)))
+            flat.append(value.reshape((*lead, -1)))
         return torch.cat(flat, -1)
 
     def unravel(self, position: Float[Tensor, "*chain dim"]) -> dict[str, Tensor]:

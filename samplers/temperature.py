@@ -1,8 +1,8 @@
 """The temperature that minibatch noise supplies, and the batch size and learning rate that supply a temperature.
 
 For batches without replacement, independent at every update, a preconditioner M = Σ⁻¹ turns gradient noise into heat
-T_mb = (εN/2B)(1 − B/N) (Smith et al. 2018, Section 5, with the finite-population factor). It is a temperature only where
-M Σ M = M; elsewhere directions differ, see `langevin.diagnostics.temperature`.
+T_mb = (εN/2B)(1 − B/N) (Smith et al. 2018, Section 5, with the finite-population factor). It is a temperature only
+where M Σ M = M; elsewhere directions differ, see `langevin.diagnostics.temperature`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def batch_size_for(temperature: float, lr: float, num_data: int) -> int:
     exact = num_data / (2 * temperature / lr + 1)
     if exact < 1:
         raise ValueError(
-            f"no batch size reaches temperature {temperature} at lr = {lr} with N = {num_data}: batches of one example give "
-            f"{temperature_of(lr, num_data, 1):.3g}; raise lr to at least {2 * temperature / (num_data - 1):.3g}"
+            f"no batch size reaches temperature {temperature} at lr = {lr} with N = {num_data}: batches of one example "
+            f"give {temperature_of(lr, num_data, 1):.3g}; raise lr to at least {2 * temperature / (num_data - 1):.3g}"
             if num_data > 1
             else f"one example has no minibatch noise, so no batch size reaches temperature {temperature}"
         )

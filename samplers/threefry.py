@@ -1,9 +1,10 @@
 """Counter-based random numbers: the same (seed, chain, step, index) always gives the same number.
 
-``threefry2x32`` with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11) maps a 64-bit
-key and a 64-bit counter to 64 random bits. A chain's key is derived from the seed, the chain's number and the purpose of
-the numbers; the counter is (step, index). Nothing is stored and nothing is shared, so a chain draws the same numbers
-whether it runs alone, beside others, on another device or after a resume, and the generator runs inside compiled code.
+``threefry2x32`` with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11) maps a
+64-bit key and a 64-bit counter to 64 random bits. A chain's key is derived from the seed, the chain's number and the
+purpose of the numbers; the counter is (step, index). Nothing is stored and nothing is shared, so a chain draws the
+same numbers whether it runs alone, beside others, on another device or after a resume, and the generator runs inside
+compiled code.
 
 Words are held in ``int32`` tensors, whose addition and multiplication wrap modulo 2³² as the cipher needs.
 """

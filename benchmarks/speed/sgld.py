@@ -1,9 +1,10 @@
 """SGLD on small logistic regressions beside BlackJAX's scan: CPU microseconds per step of all chains.
 
-Run with ``python -m benchmarks.speed.sgld``. Both libraries draw every chain's own minibatch and noise at every step, record every
-position, and compute in float32 on one thread. BlackJAX indexes its minibatches with replacement, the cheapest way it has; langevin
-draws them without replacement and records cost, gradient norm and temperature besides. The gradients are compared first. Compilation
-is timed apart; runs of the two alternate, and the table gives the median of their CPU times and of the ratios of neighbouring runs.
+Run with ``python -m benchmarks.speed.sgld``. Both libraries draw every chain's own minibatch and noise at every step,
+record every position, and compute in float32 on one thread. BlackJAX indexes its minibatches with replacement, the
+cheapest way it has; langevin draws them without replacement and records cost, gradient norm and temperature besides.
+The gradients are compared first. Compilation is timed apart; runs of the two alternate, and the table gives the
+median of their CPU times and of the ratios of neighbouring runs.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 
 import numpy as np
 import torch
-from torch import nn
-
 from langevin.samplers import SGLD, Posterior, bernoulli
 from langevin.samplers.batches import Batches
 from langevin.samplers.engine import Engine
+from torch import nn
 
 NUM_DATA, BATCH_SIZE, LR = 1000, 50, 0.1
 SIZES = [(2, 1), (2, 64), (64, 1), (64, 64)]
@@ -50,9 +50,7 @@ def langevin_run(x: np.ndarray, y: np.ndarray, chains: int) -> tuple[Run, np.nda
     sampler = SGLD(lr=LR)
     state = sampler.init(posterior, torch.zeros(chains, dim))
     batches = Batches(NUM_DATA, BATCH_SIZE)
-    engine = Engine(
-        posterior, sampler, batches, state, seed=0, chain_ids=list(range(chains)), columns=None, thinning=1
-    )
+    engine = Engine(posterior, sampler, batches, state, seed=0, chain_ids=list(range(chains)), columns=None, thinning=1)
     engine.compile()
 
     def run(steps: int) -> None:
@@ -128,12 +126,20 @@ def main() -> None:
         import blackjax
         import jax
     except ImportError:
-        print("blackjax is not installed: pip install -r benchmarks/requirements.txt; timing langevin alone", file=sys.stderr)
+        print(
+            "blackjax is not installed: pip install -r benchmarks/requirements.txt; timing langevin alone",
+            file=sys.stderr,
+        )
         blackjax = jax = None
     torch.set_num_threads(1)
-    versions = f"torch {torch.__version__}" + (f", jax {jax.__version__}, blackjax {blackjax.__version__}" if jax else "")
+    versions = f"torch {torch.__version__}" + (
+        f", jax {jax.__version__}, blackjax {blackjax.__version__}" if jax else ""
+    )
     print(f"{date.today()}  {platform.machine()}, {os.cpu_count()} cores, one used; {versions}")
-    print(f"logistic regression, N = {NUM_DATA}, B = {BATCH_SIZE}; CPU µs per step of all chains, median of {arguments.repeats}")
+    print(
+        f"logistic regression, N = {NUM_DATA}, B = {BATCH_SIZE}; "
+        f"CPU µs per step of all chains, median of {arguments.repeats}"
+    )
     print(f"{'d':>4} {'chains':>7} {'langevin':>10} {'blackjax':>10} {'ratio':>7}  {'compile s (langevin, blackjax)'}")
     rows = []
     for dim, chains in SIZES:
@@ -147,16 +153,22 @@ def main() -> None:
             theirs, other = blackjax_run(x, y, chains, steps)
             compile_theirs = time.perf_counter() - start
             np.testing.assert_allclose(gradient, other, rtol=1e-3, atol=1e-2)
-        pairs = [(timed(ours, steps), timed(theirs, steps) if theirs else float("nan")) for _ in range(arguments.repeats + 1)]
+        pairs = [
+            (timed(ours, steps), timed(theirs, steps) if theirs else float("nan")) for _ in range(arguments.repeats + 1)
+        ]
         pairs = pairs[1:]
         us, them = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(b / a for a, b in pairs)
-        print(f"{dim:>4} {chains:>7} {us:>10.2f} {them:>10.2f} {ratio:>6.2f}×  {compile_ours:.1f}, {compile_theirs:.1f}")
+        print(
+            f"{dim:>4} {chains:>7} {us:>10.2f} {them:>10.2f} {ratio:>6.2f}×  {compile_ours:.1f}, {compile_theirs:.1f}"
+        )
         rows.append([dim, chains, us, them, ratio, compile_ours, compile_theirs])
     arguments.csv.parent.mkdir(parents=True, exist_ok=True)
     with arguments.csv.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["dim", "chains", "langevin_us", "blackjax_us", "ratio", "langevin_compile_s", "blackjax_compile_s"])
+        writer.writerow(
+            ["dim", "chains", "langevin_us", "blackjax_us", "ratio", "langevin_compile_s", "blackjax_compile_s"]
+        )
         writer.writerows(rows)
 
 

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-
 from langevin.samplers.batches import Batches, domain, num_rounds, permute
 from langevin.samplers.threefry import BATCHES, chain_keys
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch.distributions import Dirichlet, Gamma, Normal, constraints
-
 from langevin.samplers import LogDensity
+from torch.distributions import Dirichlet, Gamma, Normal, constraints
 
 
 def density(values):

@@ -1,10 +1,9 @@
 import pytest
 import torch
+from langevin.samplers import Posterior, bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
-
-from langevin.samplers import Posterior, bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
 
 N = 30
 
@@ -78,7 +77,9 @@ def test_likelihoods(likelihood, outputs, targets):
 
 
 @pytest.mark.parametrize(
-    "likelihood", [categorical, bernoulli, gaussian(0.7), heteroscedastic_gaussian, poisson], ids=lambda x: type(x).__name__
+    "likelihood",
+    [categorical, bernoulli, gaussian(0.7), heteroscedastic_gaussian, poisson],
+    ids=lambda x: type(x).__name__,
 )
 def test_output_fisher_is_the_expected_hessian(likelihood):
     """Against the expectation over targets of the Hessian of −log p, by sampling-free enumeration or autograd."""
@@ -134,7 +135,9 @@ def test_dictionary_and_tuple_inputs():
     by_place = Posterior(Two(), gaussian(1.0), ((2 * x, x), y))
     position = torch.randn(1, 4)
     torch.testing.assert_close(by_name.cost(position, batch), by_place.cost(position, batch))
-    torch.testing.assert_close(by_name.log_likelihood(position)[0, 0], Normal(0.0, 1.0).log_prob((x[0] * (2 * position[0] + 1)).sum()))
+    torch.testing.assert_close(
+        by_name.log_likelihood(position)[0, 0], Normal(0.0, 1.0).log_prob((x[0] * (2 * position[0] + 1)).sum())
+    )
 
 
 def test_data_sets_and_loaders():

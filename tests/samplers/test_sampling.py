@@ -2,11 +2,11 @@ import warnings
 
 import pytest
 import torch
+from langevin.samplers import SGLD, Chains, Cyclical, LogDensity, Polynomial, Posterior, categorical, gaussian, sample
+from langevin.samplers import engine as engine_module
 from torch import nn
 from torch.distributions import Normal
 
-from langevin.samplers import SGLD, Chains, Cyclical, LogDensity, Polynomial, Posterior, categorical, gaussian, sample
-from langevin.samplers import engine as engine_module
 from tests.validity.replicates import Mean
 
 
@@ -72,7 +72,7 @@ def test_checkpoint_resumes_where_it_was(posterior, eight, tmp_path):
     resumed = run(posterior, num_chains=8, checkpoint=path)
     assert_same(resumed, eight, 0.0)
     assert Chains.load(path).num_draws == 40
-    with pytest.raises(ValueError, match="another run.*seed"):
+    with pytest.raises(ValueError, match=r"another run.*seed"):
         run(posterior, num_chains=8, checkpoint=path, seed=4)
 
 
@@ -107,7 +107,9 @@ def test_compiled_steps_are_the_eager_steps(posterior, eight):
     assert_same(compiled, eight, 1e-5)
     # Another lr and temperature use the same compiled code, with their own values.
     other = {"num_chains": 8, "num_samples": 5}
-    hot = [sample(posterior, SGLD(lr=0.02, temperature=0.3), **(SETTINGS | other | {"compile": c})) for c in (True, False)]
+    hot = [
+        sample(posterior, SGLD(lr=0.02, temperature=0.3), **(SETTINGS | other | {"compile": c})) for c in (True, False)
+    ]
     assert_same(*hot)
     assert len(posterior._compiled) == 1
 

@@ -1,5 +1,4 @@
 import pytest
-
 from langevin.samplers import Polynomial, batch_size_for, temperature_of
 from langevin.samplers.schedules import Cyclical
 

@@ -1,7 +1,7 @@
 """z-scores from independent chains.
 
-Chains are independent, so the spread of a statistic over chains is its Monte-Carlo error, whatever the autocorrelation within a
-chain: no estimate of an effective sample size can be wrong.
+Chains are independent, so the spread of a statistic over chains is its Monte-Carlo error, whatever the
+autocorrelation within a chain: no estimate of an effective sample size can be wrong.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from langevin.samplers import SGLD, Posterior, gaussian, sample
 from torch import nn
 from torch.distributions import Normal
 
-from langevin.samplers import SGLD, Posterior, gaussian, sample
 from tests.validity.replicates import Mean, z_scores
 
 NUM_DATA, BATCH, SCALE = 40, 5, 0.5
@@ -98,7 +98,9 @@ class Conjugate:
 
     def __init__(self):
         generator = torch.Generator().manual_seed(2)
-        mixing = torch.eye(10, dtype=torch.float64) + 0.15 * torch.randn(10, 10, dtype=torch.float64, generator=generator)
+        mixing = torch.eye(10, dtype=torch.float64) + 0.15 * torch.randn(
+            10, 10, dtype=torch.float64, generator=generator
+        )
         self.x = torch.randn(2000, 10, dtype=torch.float64, generator=generator) @ mixing
         weight = torch.randn(10, dtype=torch.float64, generator=generator)
         self.noise = 0.7
