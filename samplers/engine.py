@@ -29,6 +29,8 @@ PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
 RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
 COMMON_STATS = ("cost", "gradient_norm", "temperature")
 
+_CARRIED = ("center", "late_sum", "late_count", "stopped", "reading")
+
 Block = Callable[..., tuple[Tensor, ...]]
 
 
@@ -65,18 +67,18 @@ class Plan:
     prefetch: bool
 
     @classmethod
-    def of(cls, position: Tensor, kept: int, batch_size: int, thinning: int) -> Plan:
+    def of(cls, position: Tensor, batch_size: int, thinning: int) -> Plan:
         """Choose sizes that keep noise and record in the cache."""
         chains, dim = position.shape
         item = position.element_size()
         ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
-        rows = max(1, min(most // thinning, RECORD_BYTES // (chains * kept * item)))
+        rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
         return cls(min(most, rows * thinning), rows, ahead >= 8)
 
 
 def make_block(
-    target: Target, sampler: Any, batches: Batches | None, state_type: type, columns: Tensor | None, plan: Plan
+    target: Target, sampler: Any, batches: Batches | None, state_type: type, plan: Plan
 ) -> Block:
     """Build the function of tensors that makes up to `plan.max_steps` steps; it can be compiled as one graph."""
 
@@ -134,8 +136,7 @@ def make_block(
                 total / thinning,
                 *(getattr(new, name).to(dtype) for name in sampler.stats),
             )
-            recorded = new.position if columns is None else new.position.index_select(-1, columns)
-            recorded = torch.where(alive[:, None], recorded, torch.nan)
+            recorded = torch.where(alive[:, None], new.position, torch.nan)
             draws = write_row(draws, row, recorded) if plan.rows > 1 else recorded.unsqueeze(0)
             stats = write_row(stats, row, torch.where(alive, torch.stack(values), torch.nan))
             reading = torch.where((phase + k + 1) % thinning == 0, 0.0, total)
@@ -146,13 +147,12 @@ def make_block(
             ]
             return k + 1, stopped, reading, draws, stats, *kept
 
-        width = dim if columns is None else columns.shape[0]
         num_stats = len(COMMON_STATS) + len(sampler.stats)
         carry = (
             torch.zeros((), dtype=torch.int64, device=device),
             stopped,
             reading,
-            torch.zeros(plan.rows, chains, width, dtype=dtype, device=device),
+            torch.zeros(plan.rows, chains, dim, dtype=dtype, device=device),
             torch.zeros(plan.rows, num_stats, chains, dtype=dtype, device=device),
             *fields,
         )
@@ -173,7 +173,7 @@ class Engine:
         `[chain]`: the step that left a chain with non-finite numbers, −1 for healthy ones. Its state is the last
         finite one.
     center
-        `[chain, dim]`: c of the temperature reading (ω−c)·∇C/D.
+        `[chain, dim]`: c of the temperature reading (ω−c)·∇C/D: the mean of the warm-up's second half, once it is over.
     reading, phase
         Sum of the readings, and number of steps, since the last draw.
     stat_names
@@ -191,10 +191,9 @@ class Engine:
         *,
         seed: int,
         chain_ids: list[int],
-        columns: Tensor | None,
         thinning: int,
     ):
-        self.target, self.sampler, self.batches, self.state, self.columns = target, sampler, batches, state, columns
+        self.target, self.sampler, self.batches, self.state = target, sampler, batches, state
         ids = torch.tensor(chain_ids, device=target.device)
         self.keys = chain_keys(seed, ids, NOISE), chain_keys(seed, ids, BATCHES)
         self.center = state.position.clone()
@@ -203,10 +202,9 @@ class Engine:
         self.phase = 0
         self.stat_names = (*COMMON_STATS, *sampler.stats)
         self.thinning = torch.tensor(thinning, device=target.device)
-        batch_size = batches.batch_size if batches else 0
-        kept = target.dim if columns is None else len(columns)
-        self.plan = Plan.of(state.position, kept, batch_size, thinning)
-        self._block = make_block(target, sampler, batches, type(state), columns, self.plan)
+        self.late_sum, self.late_count = torch.zeros_like(self.center), torch.tensor(0, device=target.device)
+        self.plan = Plan.of(state.position, batches.batch_size if batches else 0, thinning)
+        self._block = make_block(target, sampler, batches, type(state), self.plan)
         self.description = "eager"
 
     def run(self, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -215,7 +213,7 @@ class Engine:
         Returns
         -------
         draws
-            `[row, chain, kept dim]`, one row every `thinning` steps.
+            `[row, chain, dim]`, one row every `thinning` steps.
         stats
             `[row, statistic, chain]`, in the order of `stat_names`.
         """
@@ -233,36 +231,45 @@ class Engine:
         """The most steps that the next call can make."""
         return min(self.plan.max_steps, self.plan.rows * int(self.thinning) - self.phase)
 
+    def learn_center(self, draws: Tensor) -> None:
+        """Count late draws of the warm-up, `[row, chain, dim]`, into the mean that becomes c."""
+        self.late_sum = self.late_sum + draws.sum(0)
+        self.late_count = self.late_count + len(draws)
+
     def begin_sampling(self) -> None:
-        """Take the present positions as the constant c of the temperature reading and count draws from here."""
-        self.center = self.state.position.clone()
+        """Fix the constant c of the temperature reading and count draws from here.
+
+        Had c the chain's present position, the readings would be low until the chain has forgotten it.
+        """
+        self.center = self.late_sum / self.late_count if self.late_count else self.state.position.clone()
         self.reading = torch.zeros_like(self.reading)
         self.phase = 0
 
     def saved(self) -> dict[str, Tensor]:
         """Everything needed to go on as if nothing had happened, on the CPU."""
         named = {field.name: getattr(self.state, field.name) for field in dataclasses.fields(self.state)}
-        named |= {"center": self.center, "stopped": self.stopped, "reading": self.reading}
-        return {name: value.cpu() for name, value in named.items()} | {"phase": torch.tensor(self.phase)}
+        named |= {name: getattr(self, name) for name in _CARRIED}
+        return {name: torch.as_tensor(value).cpu() for name, value in named.items()} | {"phase": torch.tensor(self.phase)}
 
     def resume(self, saved: dict[str, Tensor]) -> None:
         """Take over what `saved` returned, except the sampler's state, which the engine was made with."""
-        self.center = saved["center"].to(self.center)
-        self.stopped = saved["stopped"].to(self.stopped)
+        for name in _CARRIED:
+            setattr(self, name, saved[name].to(getattr(self, name)))
         if int(saved["phase"]) < int(self.thinning):
-            self.phase, self.reading = int(saved["phase"]), saved["reading"].to(self.reading)
+            self.phase = int(saved["phase"])
+        else:
+            self.reading = torch.zeros_like(self.reading)
 
     def compile(self) -> None:
         """Compile the block, or take the one that this target already has; raises what the compiler raises."""
         cache = self.target.__dict__.setdefault("_compiled", {})
-        columns = None if self.columns is None else tuple(self.columns.tolist())
         key = (
             _structure(self.sampler), type(self.state), self.state.position.shape, self.state.position.dtype,
-            self.batches, columns, self.plan, torch.get_num_threads(),
+            self.batches, self.plan, torch.get_num_threads(),
         )  # fmt: skip
         if key not in cache:
             lifted = _lift(self.sampler, self.target.device)
-            block = make_block(self.target, lifted, self.batches, type(self.state), self.columns, self.plan)
+            block = make_block(self.target, lifted, self.batches, type(self.state), self.plan)
             cache[key] = _compiled(block, self.target.device), lifted
         eager, (self._block, lifted) = self._block, cache[key]
         _set_lifted(lifted, self.sampler)

@@ -7,12 +7,12 @@ so that p ~ N(0, I). A step draws p and follows Hamilton's equations by L leapfr
 
 and accepts the end with probability min(1, e^(−ΔH)). The law is π_T ∝ exp(−C/T) exactly, whatever η, W and L.
 
-During warm-up η and W are adapted, for each chain by itself, and then frozen: η by dual averaging (Hoffman & Gelman 2014,
-JMLR 15, section 3.2) of min(1, e^(−ΔH)) averaged over the trajectory, which is less noisy than its value at the end; 1/W
-to the variances of the draws in windows of doubling length (the schedule of Stan: a first and a last stretch are for η
-alone). The trajectory's length ηL, in units of posterior standard deviations, is drawn anew at every step: at a fixed one,
-directions whose period it matches would not mix. Nothing else is approximate; the rounding of C enters ΔH, so use float64
-where the type's precision times |C|/T is not far below 1.
+During warm-up η and W are adapted, for each chain by itself, and then frozen: η by dual averaging (Hoffman & Gelman
+2014, JMLR 15, section 3.2) of min(1, e^(−ΔH)) averaged over the trajectory, which is less noisy than its value at the
+end; 1/W to the variances of the draws in windows of doubling length (the schedule of Stan: a first and a last stretch
+are for η alone). The trajectory's length ηL, in units of posterior standard deviations, is drawn anew at every step: at
+a fixed one, directions whose period it matches would not mix. Nothing else is approximate; the rounding of C enters ΔH,
+so use float64 where the type's precision times |C|/T is not far below 1.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class HMC:
     temperature
         T > 0 of the target exp(−C/T).
     target_accept
-        Acceptance probability that η is adapted to, in (0, 1). On curved posteriors 0.9 draws as much per gradient as 0.8
-        and diverges less often; raise it where trajectories still diverge.
+        Acceptance probability that η is adapted to, in (0, 1). On curved posteriors 0.9 draws as much per gradient as
+        0.8 and diverges less often; raise it where trajectories still diverge.
     trajectory
         Mean length ηL of a trajectory, in posterior standard deviations (as far as W knows them); each step draws a
         length between half and one and a half times this. Gaussian directions decorrelate best at about π/2; longer
@@ -136,14 +136,12 @@ class HMC:
         bad = ~(torch.isfinite(cost) & torch.isfinite(gradient).all(-1))
         if bad.any():
             chains = bad.nonzero()[:, 0].tolist()
-            raise ValueError(
-                f"the cost or its gradient is not finite at the start of chains {chains}; use another init"
-            )
+            raise ValueError(f"the cost or its gradient is not finite where chains {chains} start; use another init")
         zero = torch.zeros_like(cost)
         log_lr = zero + math.log(self.lr) if self.lr is not None else self._find_step(target, position, gradient, cost)
         log_start = zero + math.log(_START)
         return HMCState(
-            position=position,
+            position=position.clone(),
             gradient=gradient,
             cost=cost,
             step=torch.zeros((), dtype=torch.int64, device=position.device),
@@ -171,12 +169,11 @@ class HMC:
         step_size = state.log_step.exp()
         length = self.trajectory * (0.5 + noise.uniform(1, _LENGTH)[:, 0])
         num_leapfrog = (length / step_size).ceil().clamp(1, self.max_leapfrog).to(torch.int64)
-        momentum = noise.normal(target.dim, _MOMENTUM).contiguous()
+        momentum = noise.normal(target.dim, _MOMENTUM).contiguous()  # a compiled loop's carry may not change strides
         scale = state.inverse_mass.sqrt()
         start = (state.position, momentum, state.gradient, state.cost)
-        position, end_momentum, gradient, cost, mean_accept = self._leapfrog(
-            target, start, step_size, scale, num_leapfrog
-        )
+        end = self._leapfrog(target, start, step_size, scale, num_leapfrog)
+        position, end_momentum, gradient, cost, mean_accept = end
 
         kinetic_change = 0.5 * (end_momentum.square() - momentum.square()).sum(-1)
         energy_error = (cost - state.cost) / self.temperature + kinetic_change
@@ -218,9 +215,7 @@ class HMC:
         def running(remaining: Tensor, *_: Tensor) -> Bool[Tensor, ""]:
             return (remaining > 0).any()
 
-        def advance(
-            remaining: Tensor, position: Tensor, momentum: Tensor, gradient: Tensor, cost: Tensor, total: Tensor
-        ):
+        def advance(remaining: Tensor, position: Tensor, momentum: Tensor, gradient: Tensor, _: Tensor, total: Tensor):
             moving = remaining > 0
             η = torch.where(moving, step_size, 0.0)[:, None]
             momentum = momentum + 0.5 * η * force * gradient

@@ -140,9 +140,7 @@ def sample(
         state = sampler.init(target, position, num_warmup)
     else:
         state = _restore(target, sampler, resumed, ids)
-    engine = Engine(
-        target, sampler, source, state, seed=seed, chain_ids=ids, columns=columns, thinning=thinning
-    )  # fmt: skip
+    engine = Engine(target, sampler, source, state, seed=seed, chain_ids=ids, thinning=thinning)
     if resumed is not None:
         engine.resume(resumed.state)
 
@@ -191,7 +189,8 @@ class _Run:
         return _Part(
             draws=torch.empty(chains, rows, width if store_draws else 0, dtype=dtype),
             stats={name: torch.empty(chains, rows, dtype=dtype) for name in self.engine.stat_names},
-            first_step=int(self.engine.state.step),
+            first_step=int(self.engine.state.step) - self.engine.phase,
+            columns=self.columns,
         )
 
     def go(self, warmup: int, samples: int, bar: Progress) -> None:
@@ -221,6 +220,10 @@ class _Run:
             steps = min(self.block_steps, self.engine.longest, total - made)
             start = time.perf_counter()
             draws, stats = self.engine.run(steps)
+            if part is self.warmup:
+                first = part.first_step + part.filled * self.thinning
+                made_at = first + self.thinning * torch.arange(1, len(draws) + 1)
+                self.engine.learn_center(draws[made_at.to(draws.device) > self.num_warmup / 2])
             part.add(draws, stats)
             made += steps
             self._announce()
@@ -301,12 +304,14 @@ class _Part:
     draws: Tensor
     stats: dict[str, Tensor]
     first_step: int
+    columns: Tensor | None
     filled: int = 0
 
     def add(self, draws: Tensor, stats: Tensor) -> None:
-        """Append `[row, chain, width]` and `[row, statistic, chain]`."""
+        """Append `[row, chain, dim]` and `[row, statistic, chain]`."""
         rows = slice(self.filled, self.filled + len(draws))
         if self.draws.shape[-1]:
+            draws = draws if self.columns is None else draws.index_select(-1, self.columns)
             self.draws[:, rows] = draws.transpose(0, 1)
         for name, values in zip(self.stats, stats.unbind(1), strict=True):
             self.stats[name][:, rows] = values.T

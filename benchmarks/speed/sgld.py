@@ -50,7 +50,7 @@ def langevin_run(x: np.ndarray, y: np.ndarray, chains: int) -> tuple[Run, np.nda
     sampler = SGLD(lr=LR)
     state = sampler.init(posterior, torch.zeros(chains, dim))
     batches = Batches(NUM_DATA, BATCH_SIZE)
-    engine = Engine(posterior, sampler, batches, state, seed=0, chain_ids=list(range(chains)), columns=None, thinning=1)
+    engine = Engine(posterior, sampler, batches, state, seed=0, chain_ids=list(range(chains)), thinning=1)
     engine.compile()
 
     def run(steps: int) -> None:

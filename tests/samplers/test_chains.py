@@ -201,13 +201,15 @@ def test_the_arviz_object_can_be_saved(tmp_path, posterior, chains):
     assert "0.weight" in arviz.from_netcdf(tmp_path / "arviz.nc")["posterior"]
 
 
-def test_finished_leaves_out_stopped_chains(posterior, chains):
+def test_finished_leaves_out_stopped_chains(posterior):
+    chains = make_chains(posterior, warmup=True)
     assert chains.finished() is chains
-    whole = stop(make_chains(posterior), chain=1, draw=3).finished()
+    whole = stop(make_chains(posterior, warmup=True), chain=1, draw=3).finished()
     assert whole.attrs["chain_ids"] == [4, 9]
     assert whole.attrs["stopped"] == {"5": 3}
-    assert_same(whole.draws, {name: value[[0, 2]] for name, value in chains.draws.items()})
-    assert_same(whole.sample_stats, {name: value[[0, 2]] for name, value in chains.sample_stats.items()})
+    for group in ("draws", "sample_stats", "warmup_draws", "warmup_stats"):
+        expected = {name: value[[0, 2]] for name, value in getattr(chains, group).items()}
+        assert_same(getattr(whole, group), expected)
     assert "stopped chains at steps {'5': 3}" in repr(whole)
 
 
@@ -239,6 +241,7 @@ def test_position_is_ravel(posterior, chains):
 
 def test_concatenate_joins_draws_and_accounts(posterior):
     first, second = make_chains(posterior, warmup=True), stop(make_chains(posterior), chain=0, draw=2)
+    first.attrs["stopped"] = {"9": 5}
     second.attrs |= {"num_warmup": 0, "started": "2026-01-02T00:00:00", "interrupted": True}
     joined = Chains.concatenate([first, second])
     assert joined.num_draws == 2 * NUM_DRAWS
@@ -251,6 +254,7 @@ def test_concatenate_joins_draws_and_accounts(posterior):
         "seconds": 3.0,
         "num_warmup": 4,
         "started": "2026-01-01T00:00:00",
+        "stopped": {"4": 2, "9": 5},
     }
 
 

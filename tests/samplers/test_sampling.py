@@ -128,8 +128,8 @@ def test_compilation_failure_falls_back_with_a_word(posterior, eight, monkeypatc
 
 
 def test_long_thinning_records_the_same_draws(posterior):
-    every = run(posterior, num_chains=2, num_samples=600, thinning=1)
-    some = run(posterior, num_chains=2, num_samples=2, thinning=300)
+    every = run(posterior, num_chains=2, num_samples=600, thinning=1, num_warmup=0)
+    some = run(posterior, num_chains=2, num_samples=2, thinning=300, num_warmup=0)
     for name, value in some.draws.items():
         torch.testing.assert_close(value, every.draws[name][:, 299::300], rtol=1e-4, atol=1e-5)
     reading = every.sample_stats["temperature"].unflatten(1, (2, 300)).mean(-1)
@@ -201,6 +201,12 @@ def test_recorded_statistics():
         torch.testing.assert_close(chains.sample_stats["gradient_norm"][:, draw], gradient.norm(dim=1))
         reading = (position[:, draw] * gradient).sum(1) * 40 / 2
         torch.testing.assert_close(chains.sample_stats["temperature"][:, draw], reading)
+
+
+def test_center_of_the_temperature_reading_is_the_late_warmup_mean(posterior):
+    chains = run(posterior, num_chains=2, num_warmup=30, keep_warmup=True, keep="2.bias")
+    late = chains.warmup_draws["2.bias"][:, 5:].mean(1)
+    torch.testing.assert_close(posterior.unravel(chains.state["center"])["2.bias"], late)
 
 
 def test_heat_of_minibatch_noise():

@@ -1,0 +1,189 @@
+"""Curvature of the summed cost C = Σᵢ Lᵢ + R at one position: exact or Gauss–Newton, the matrix or its diagonal.
+
+The generalised Gauss–Newton matrix Σᵢ Jᵢᵀ Hᵢ Jᵢ (Schraudolph, "Fast curvature matrix-vector products for second-order
+gradient descent", Neural Computation 14, 2002) stands for the likelihood's part of ∇²C: Jᵢ = ∂outputs/∂ω, Hᵢ the Fisher
+information of the outputs. It drops Σᵢ (∂Lᵢ/∂outputs) ∂²outputs/∂ω²; it is exact for models linear in ω if Hᵢ is also
+the Hessian of Lᵢ with respect to the outputs.
+
+Sums run over chunks of examples. Derivatives are taken in the target's dtype, the prior's and all sums in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import grad, grad_and_value, jacrev, vjp, vmap
+
+from ..samplers import data as data_
+from ..samplers.posterior import Posterior
+from ..samplers.target import Target
+from ..samplers.threefry import INIT, chain_keys, normals
+
+Position = Float[Tensor, " dim"]
+Scalar = Callable[[Tensor], Tensor]
+
+_ELEMENTS = 2**24  # numbers per array held at once by default: 128 MB in float64
+_COLUMNS = 64  # Hessian-vector products evaluated at once
+
+
+def cost_and_gradient(target: Target, position: Position, chunk: int | None = None) -> tuple[float, Position]:
+    """C and ∇C (not of the mean cost), float64; `chunk` as in `curvature_matrix`."""
+    value, gradient = 0.0, torch.zeros(target.dim, dtype=torch.float64, device=position.device)
+    for part, at in _parts(target, position, target.dim, chunk):
+        slope, cost = grad_and_value(part)(at)
+        value, gradient = value + float(cost), gradient.add_(slope)
+    return value, gradient
+
+
+def curvature_matrix(
+    target: Target, position: Position, kind: str = "ggn", *, diagonal: bool = False, chunk: int | None = None
+) -> Float[Tensor, "dim dim"] | Position:
+    """∇²C, or the Gauss–Newton matrix plus ∇²R.
+
+    Parameters
+    ----------
+    target
+        A `Posterior`, or with ``kind="hessian"`` any target.
+    position
+        Flat position, in the target's dtype and on its device.
+    kind
+        "ggn", with Hᵢ = `likelihood.fisher(outputs)`, or for a likelihood without that method the Hessian of
+        −log p(yᵢ | outputs) at the observed target, which may be indefinite. "hessian", from Hessian-vector products
+        with all D unit vectors, for the diagonal too.
+    diagonal
+        Return the diagonal only, without ever holding the matrix.
+    chunk
+        Examples looked at together; by default as many as keep each array within 128 MB, and at least one (whose
+        Jacobian is `[outputs, dim]`).
+
+    Returns
+    -------
+    Tensor
+        `[dim, dim]`, symmetric up to rounding, or `[dim]`; float64.
+
+    Raises
+    ------
+    ValueError
+        If the model drops the batch dimension of a single example, or `fisher` returns another shape than the outputs'
+        or outputs × last dimension.
+    """
+    total = torch.zeros((target.dim,) * (1 if diagonal else 2), dtype=torch.float64, device=position.device)
+    if kind == "ggn":
+        assert isinstance(target, Posterior)
+        _add_prior(total, target, position.double())
+        _add_gauss_newton(total, target, position, chunk)
+    else:
+        if isinstance(target, Posterior):
+            _add_prior(total, target, position.double())
+        for part, at in _parts(target, position, min(_COLUMNS, target.dim) * target.dim, chunk, prior=False):
+            _add_hessian(total, part, at)
+    return total
+
+
+def _batches(posterior: Posterior, per_example: int, chunk: int | None) -> Iterator[Tensor]:
+    """Indices of all examples, `chunk` or `_ELEMENTS` numbers at a time."""
+    size = chunk or max(1, _ELEMENTS // per_example)
+    yield from torch.arange(posterior.num_data, device=posterior.device).split(size)
+
+
+def _parts(
+    target: Target, position: Position, per_example: int, chunk: int | None, prior: bool = True
+) -> Iterator[tuple[Scalar, Position]]:
+    """Functions that add up to C, each with the position in the dtype that it is to be evaluated in."""
+    if not isinstance(target, Posterior):
+        yield lambda at: target.cost(at[None])[0], position
+        return
+    if prior:
+        yield _prior_cost(target), position.double()
+    for batch in _batches(target, per_example, chunk):
+        yield lambda at, batch=batch: -target.log_likelihood(at[None], batch[None]).sum(), position
+
+
+def _prior_cost(posterior: Posterior) -> Scalar:
+    return lambda at: -posterior.log_prior(at[None])[0]
+
+
+def _hessian_products(cost: Scalar, position: Position) -> Callable[[Tensor], Tensor]:
+    """Return v ↦ (∇²cost) v for the rows of a matrix; the forward pass is shared between calls."""
+    pull_back = vjp(grad(cost), position)[1]
+    return vmap(lambda vector: pull_back(vector)[0])
+
+
+def _add_hessian(total: Tensor, cost: Scalar, position: Position) -> None:
+    product = _hessian_products(cost, position)
+    for columns in torch.arange(position.numel(), device=position.device).split(_COLUMNS):
+        units = torch.zeros(len(columns), position.numel(), dtype=position.dtype, device=position.device)
+        block = product(units.scatter_(1, columns[:, None], 1.0))
+        total[columns] += block.gather(1, columns[:, None])[:, 0] if total.ndim == 1 else block
+
+
+def _add_prior(total: Tensor, posterior: Posterior, position: Position) -> None:
+    """Add ∇²R, checking whether it is diagonal: only then is (∇²R)v = v∘(∇²R 1) for a random v, almost surely."""
+    cost = _prior_cost(posterior)
+    keys = chain_keys(0, torch.zeros(1, device=position.device), INIT)
+    probe = normals(keys, keys.new_zeros(()), posterior.dim, position.dtype)
+    along, across = _hessian_products(cost, position)(torch.cat((torch.ones_like(probe), probe)))
+    if torch.allclose(across, probe[0] * along, rtol=1e-8, atol=0.0):
+        (total if total.ndim == 1 else total.diagonal()).add_(along)
+    else:
+        _add_hessian(total, cost, position)
+
+
+def _add_gauss_newton(total: Tensor, posterior: Posterior, position: Position, chunk: int | None) -> None:
+    shape = _output_shape(posterior, position)
+
+    def outputs_of(at: Tensor, example: data_.Inputs) -> tuple[Tensor, Tensor]:
+        outputs = posterior.outputs(at[None], example)[0, 0]
+        return outputs, outputs
+
+    jacobians = vmap(jacrev(outputs_of, has_aux=True), in_dims=(None, 0))
+    for batch in _batches(posterior, math.prod(shape) * posterior.dim, chunk):
+        jacobian, outputs = jacobians(position, data_.take(posterior.inputs, batch[:, None]))
+        information = _output_information(posterior, outputs, posterior.targets[batch]).double()
+        jacobian = jacobian.double().reshape(-1, information.shape[-1], posterior.dim)
+        weighted = information @ jacobian
+        if total.ndim == 1:
+            total += (jacobian * weighted).sum((0, 1))
+        else:
+            total.addmm_(jacobian.flatten(0, 1).mT, weighted.flatten(0, 1))
+
+
+def _output_shape(posterior: Posterior, position: Position) -> torch.Size:
+    """Shape of one example's outputs, after a check that a batch of one is still a batch."""
+    few = torch.arange(min(2, posterior.num_data), device=position.device)
+    two, one = (
+        posterior.outputs(position[None], data_.take(posterior.inputs, part))[0].shape for part in (few, few[:1])
+    )
+    if one != (1, *two[1:]):
+        raise ValueError(
+            f"the model's outputs have shape {tuple(two)} for {len(few)} examples but {tuple(one)} for one: keep the "
+            "batch dimension (squeeze(-1) instead of squeeze())"
+        )
+    return two[1:]
+
+
+def _output_information(
+    posterior: Posterior, outputs: Float[Tensor, "batch ..."], targets: Tensor
+) -> Float[Tensor, "rows block block"]:
+    """Hᵢ as blocks along the flattened outputs: 1×1 where it is elementwise."""
+    fisher = getattr(posterior.likelihood, "fisher", None)
+    if fisher is None:
+
+        def cost(flat: Tensor, target: Tensor) -> Tensor:
+            return -posterior.distribution(flat.reshape(outputs[:1].shape)).log_prob(target[None]).sum()
+
+        return vmap(jacrev(grad(cost)))(outputs.reshape(len(outputs), -1), targets)
+    information = fisher(outputs.double())  # in float32, rounding of diag(p) − ppᵀ would make it indefinite
+    if information.shape == outputs.shape:
+        return information.reshape(-1, 1, 1)
+    matrices = outputs.shape + outputs.shape[1:][-1:]
+    if outputs.ndim > 1 and information.shape == matrices:
+        return information.flatten(0, -3)
+    raise ValueError(
+        f"likelihood.fisher(outputs) has shape {tuple(information.shape)} for outputs {tuple(outputs.shape)}; it must "
+        f"be elementwise, {tuple(outputs.shape)}, or hold matrices for the last dimension, {tuple(matrices)}"
+    )

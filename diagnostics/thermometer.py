@@ -1,0 +1,219 @@
+"""Is the chain at the temperature it was asked for? The configurational temperature T_conf = ⟨(ω−c)·∇C⟩/D tells.
+
+For ω ~ exp(−C/T), integration by parts gives ⟨(ω−c)ᵢ ∂ⱼC⟩ = T δᵢⱼ for any constant c: each parameter, and each group
+of them, is a thermometer (algorithms page, "Thermometer"). It looks at the positions, where a kinetic temperature can
+be right by construction while they are wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from scipy.stats import t as student
+from torch import Tensor
+
+from ..samplers.chains import Chains
+from ..samplers.target import Target
+from .convergence import ess
+from .ensemble import chain_positions, evenly_spaced
+
+_AT_ONCE = 2**14  # (draw, example) pairs differentiated together
+_NUMBERS = 2**23  # numbers of a gradient held at once
+_LEAST = 8  # draws of one chain, below which its Monte-Carlo error cannot be told
+_PROBES = 1000  # elements whose speed is looked at to tell the shortfall
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A measured temperature.
+
+    Attributes
+    ----------
+    value, error, interval
+        T_conf, its Monte-Carlo standard error, and a 95 % interval (low, high).
+    shortfall
+        Share of the temperature that the choice of c is expected to hide because the chain is short (see Notes of
+        `temperature`): of the true T the reading shows T (1 − shortfall). 0 for several chains with full gradients.
+    nominal
+        The temperature that the sampler was asked for; None if the chains do not say.
+    batch_share
+        The temperature that minibatch noise alone makes, T_mb; None if the chains do not say.
+    blocks
+        `{parameter name: (value, error)}`; empty without a posterior.
+    source
+        ``"full gradients"`` or ``"minibatch gradients"``.
+    num_chains, num_draws
+        Chains that entered, and readings of each.
+    stopped
+        Chains left out because they diverged, `{chain id: step}`.
+    """
+
+    value: float
+    error: float
+    interval: tuple[float, float]
+    shortfall: float
+    nominal: float | None
+    batch_share: float | None
+    blocks: dict[str, tuple[float, float]]
+    source: str
+    num_chains: int
+    num_draws: int
+    stopped: dict[str, int]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        asked = "" if self.nominal is None else f"; asked for {self.nominal:.4g}"
+        share = f"; minibatch noise alone makes {self.batch_share:.3g}" if self.batch_share else ""
+        lines = [
+            f"temperature {self.value:.4g} ± {self.error:.2g}, 95 % interval [{low:.4g}, {high:.4g}]{asked}{share}",
+            f"from {self.source} at {self.num_chains} chains × {self.num_draws} draws",
+        ]
+        if self.shortfall > 0.01:
+            lines.append(f"the chains are short: expect a reading {self.shortfall:.0%} too low")
+        lines += [f"stopped and left out: chain {chain} at step {step}" for chain, step in self.stopped.items()]
+        width = max((len(name) for name in self.blocks), default=0)
+        lines += [f"  {name:{width}} {value:9.4g} ± {error:.2g}" for name, (value, error) in self.blocks.items()]
+        return "\n".join(lines)
+
+
+def temperature(chains: Chains, posterior: Target | None = None, max_draws: int = 200) -> Temperature:
+    """Measure the configurational temperature of chains.
+
+    Parameters
+    ----------
+    chains
+        What `sample` returned. Stopped chains are left out and named; draws of unequal weight are averaged by weight.
+    posterior
+        The target that was sampled. With it, full gradients are taken at some draws and every parameter gets a
+        reading of its own. Without it the sampler's own readings are averaged: they cost nothing, but come from
+        minibatch gradients, drawn anew at every step.
+    max_draws
+        At how many evenly spaced draws full gradients are taken, over all chains, but at least 8 of each.
+
+    Notes
+    -----
+    **The constant c.** A chain's own mean as c multiplies the reading by 1 − IAT/n (n draws, integrated
+    autocorrelation time IAT). With full gradients c is, for each chain, the mean of the *other* chains, which does
+    not bias chains that started apart, however slowly they move; where they sit far from each other the error grows.
+    Of a single chain each half is read with the mean of the other half as c: too low by about (IAT/n)². The sampler's
+    own readings take c where the warm-up ended, the chain's own start: too low by about IAT/2n. These are averages
+    over directions, and the slowest count most; `shortfall` estimates them from the draws, at up to 1000 evenly
+    spaced elements.
+
+    **The error** is the standard deviation of the readings over the root of their effective number, and the interval
+    is Student's with as many degrees of freedom. For draws of unequal weight the effective number is reduced by
+    Kish's factor, which is exact for independent draws only. On Gaussian chains the intervals held the truth in 94 % of
+    runs at IAT = n/30, and in 87 % where the chains were only 1.5 IAT long.
+
+    **Expected values** differ from T by the discretisation, 1/(1 − ελ/2) for a curvature λ of the mean cost, and by the
+    minibatch noise that the sampler does not count in its temperature.
+
+    Raises
+    ------
+    ValueError
+        If chains were all stopped, lack parameters of the posterior, or without a posterior hold no readings or such of
+        ``batches="epoch"``, whose gradient noise depends on the position.
+    """
+    if max_draws < 1:
+        raise ValueError(f"max_draws must be at least 1, got {max_draws}")
+    attrs = chains.attrs
+    chains = chains.finished()
+    weights = chains.weights
+    blocks: dict[str, tuple[float, float]] = {}
+    if posterior is None:
+        if "temperature" not in chains.sample_stats:
+            raise ValueError(
+                "the chains hold no temperature readings; give the posterior: temperature(chains, posterior)"
+            )
+        if attrs.get("batches") == "epoch":
+            raise ValueError(
+                "minibatch readings are wrong under sweeps through the data, where a batch depends on those before it; "
+                "give the posterior: temperature(chains, posterior)"
+            )
+        readings = chains.sample_stats["temperature"].double()
+        source = "full gradients" if attrs.get("batch_size", 0) is None else "minibatch gradients"
+        shortfall = _shortfall(chains, halves=False)
+    else:
+        chosen = evenly_spaced(chains.num_draws, max(_LEAST, max_draws // chains.num_chains))
+        weights = None if weights is None else weights[:, chosen]
+        parts = _readings(chain_positions(posterior, chains), chosen, posterior)
+        blocks = {name: _mean_and_error(part, weights)[:2] for name, part in parts.items()}
+        sizes = zip(parts.values(), posterior.layout.sizes, strict=True)
+        readings = torch.stack([part * size for part, size in sizes]).sum(0) / posterior.dim
+        source = "full gradients"
+        shortfall = _shortfall(chains, halves=True) if chains.num_chains == 1 else 0.0
+    value, error, effective = _mean_and_error(readings, weights)
+    reach = float(student.ppf(0.975, max(effective - 1, 1))) * error
+    return Temperature(
+        value=value,
+        error=error,
+        interval=(value - reach, value + reach),
+        shortfall=shortfall,
+        nominal=attrs.get("temperature"),
+        batch_share=attrs.get("batch_temperature"),
+        blocks=blocks,
+        source=source,
+        num_chains=readings.shape[0],
+        num_draws=readings.shape[1],
+        stopped=dict(attrs.get("stopped") or {}),
+    )
+
+
+def _readings(
+    positions: Float[Tensor, "chain draw dim"], chosen: Int[Tensor, " reading"], target: Target
+) -> dict[str, Float[Tensor, "chain reading"]]:
+    """(ω−c)·∇C/D of each parameter at the chosen draws, c being a mean that these draws have no part in."""
+    num_chains, num_draws, dim = positions.shape
+    if num_chains > 1:
+        mean = positions.mean(1, dtype=torch.float64)
+        centers = (mean.sum(0) - mean) / (num_chains - 1)
+        center_of = torch.arange(num_chains)[:, None].expand(-1, len(chosen))
+    else:
+        half = num_draws // 2
+        centers = torch.stack([part.mean(0, dtype=torch.float64) for part in positions[0].tensor_split([half])])
+        center_of = (chosen < half).long()[None]
+    at, center_of = positions[:, chosen].reshape(-1, dim), center_of.reshape(-1)
+    found: dict[str, list[Tensor]] = {name: [] for name in target.layout.names}
+    for rows in torch.arange(len(at)).split(max(1, min(_AT_ONCE // target.num_data, _NUMBERS // dim))):
+        products = (at[rows].double() - centers[center_of[rows]]) * _full_gradient(target, at[rows])
+        for name, product in target.layout.unravel(products).items():
+            found[name].append(product.reshape(len(rows), -1).mean(-1))
+    return {name: torch.cat(means).view(num_chains, -1) for name, means in found.items()}
+
+
+def _full_gradient(target: Target, position: Float[Tensor, "draw dim"]) -> Float[Tensor, "draw dim"]:
+    """∇C, float64 on the CPU; many examples are visited in pieces, whose mean gradients average by size."""
+    position = position.to(device=target.device, dtype=target.dtype)
+    if target.num_data <= _AT_ONCE:
+        return target.num_data * target.cost_and_gradient(position)[1].cpu().double()
+    total = torch.zeros(position.shape, dtype=torch.float64)
+    for batch in torch.arange(target.num_data, device=target.device).split(_AT_ONCE):
+        gradient = target.cost_and_gradient(position, batch.expand(len(position), -1))[1]
+        total += len(batch) * gradient.cpu().double()
+    return total
+
+
+def _shortfall(chains: Chains, halves: bool) -> float:
+    """Mean over elements of IAT/2n − 1/2n (c where the chain starts) or of (IAT/n)² − 1/n² (c of the other half)."""
+    flat = [value.reshape(*value.shape[:2], -1) for value in chains.draws.values()]
+    dim = sum(value.shape[-1] for value in flat)
+    few = [value[..., evenly_spaced(value.shape[-1], -(-_PROBES * value.shape[-1] // dim))] for value in flat]
+    share = 1 / ess(torch.cat(few, -1).permute(1, 0, 2)[None], "mean")  # each chain by itself
+    least = 1 / chains.num_draws
+    hidden = share**2 - least**2 if halves else (share - least) / 2
+    return hidden.clamp(min=0).nanmean().item()
+
+
+def _mean_and_error(
+    readings: Float[Tensor, "chain reading"], weights: Float[Tensor, "chain reading"] | None
+) -> tuple[float, float, float]:
+    """Mean, its Monte-Carlo standard error, and the effective number of readings."""
+    w = torch.ones_like(readings) if weights is None else weights.to(readings)
+    w = w / w.sum()
+    mean = (w * readings).sum()
+    variance = (w * (readings - mean) ** 2).sum() / (1 - w.square().sum())
+    effective = ess(readings, "mean").item() / (w.numel() * w.square().sum().item())
+    return mean.item(), math.sqrt(variance.item() / effective), effective
