@@ -99,9 +99,9 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
     autocorrelation time IAT). With full gradients c is, for each chain, the mean of the *other* chains, which does
     not bias chains that started apart, however slowly they move; where they sit far from each other the error grows.
     Of a single chain each half is read with the mean of the other half as c: too low by about (IAT/n)². The sampler's
-    own readings take c where the warm-up ended, the chain's own start: too low by about IAT/2n. These are averages
-    over directions, and the slowest count most; `shortfall` estimates them from the draws, at up to 1000 evenly
-    spaced elements.
+    own readings take the chain's mean over the second half of its warm-up, m steps: too low by about IAT²/4nm, or
+    IAT/2n where the warm-up is shorter than IAT/2. These are averages over directions, and the slowest count most;
+    `shortfall` estimates them from the draws, at up to 1000 evenly spaced elements.
 
     **The error** is the standard deviation of the readings over the root of their effective number, and the interval
     is Student's with as many degrees of freedom. For draws of unequal weight the effective number is reduced by
@@ -135,7 +135,8 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
             )
         readings = chains.sample_stats["temperature"].double()
         source = "full gradients" if attrs.get("batch_size", 0) is None else "minibatch gradients"
-        shortfall = _shortfall(chains, halves=False)
+        late = attrs.get("num_warmup", 0) / (2 * attrs.get("thinning", 1))
+        shortfall = _shortfall(chains, late)
     else:
         chosen = evenly_spaced(chains.num_draws, max(_LEAST, max_draws // chains.num_chains))
         weights = None if weights is None else weights[:, chosen]
@@ -144,7 +145,7 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
         sizes = zip(parts.values(), posterior.layout.sizes, strict=True)
         readings = torch.stack([part * size for part, size in sizes]).sum(0) / posterior.dim
         source = "full gradients"
-        shortfall = _shortfall(chains, halves=True) if chains.num_chains == 1 else 0.0
+        shortfall = _shortfall(chains) if chains.num_chains == 1 else 0.0
     value, error, effective = _mean_and_error(readings, weights)
     reach = float(student.ppf(0.975, max(effective - 1, 1))) * error
     return Temperature(
@@ -196,14 +197,18 @@ def _full_gradient(target: Target, position: Float[Tensor, "draw dim"]) -> Float
     return total
 
 
-def _shortfall(chains: Chains, halves: bool) -> float:
-    """Mean over elements of IAT/2n − 1/2n (c where the chain starts) or of (IAT/n)² − 1/n² (c of the other half)."""
+def _shortfall(chains: Chains, late: float | None = None) -> float:
+    """Mean over elements of what c hides: c is the mean of `late` draws just before, or of the other half if None."""
     flat = [value.reshape(*value.shape[:2], -1) for value in chains.draws.values()]
     dim = sum(value.shape[-1] for value in flat)
     few = [value[..., evenly_spaced(value.shape[-1], -(-_PROBES * value.shape[-1] // dim))] for value in flat]
     share = 1 / ess(torch.cat(few, -1).permute(1, 0, 2)[None], "mean")  # each chain by itself
     least = 1 / chains.num_draws
-    hidden = share**2 - least**2 if halves else (share - least) / 2
+    if late is None:
+        hidden = share**2 - least**2
+    else:
+        forgotten = share * chains.num_draws / (2 * late) if late else torch.ones_like(share)
+        hidden = (share - least) / 2 * forgotten.clamp(max=1)
     return hidden.clamp(min=0).nanmean().item()
 
 
