@@ -31,8 +31,8 @@ class Chains:
     sample_stats
         `{name: [chain, draw]}`: ``cost`` (C or its minibatch estimate), ``gradient_norm`` (of the mean cost),
         ``temperature`` (this draw's reading (ω−c)·∇C/D, mean over the steps since the draw before), ``lr``, ``weight``
-        (of the draw in averages: the schedule's lr), ``diverged`` (chain stopped at or before this draw); HMC adds its
-        own.
+        (of the draw in averages: the schedule's lr, 0 where it explores), ``diverged`` (chain stopped at or before this
+        draw); HMC adds its own.
     attrs
         How the chains were made, as JSON values: sampler and settings, seed, N, B, T, versions, times, stopped chains.
     state

@@ -29,6 +29,7 @@ PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
 RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
 COMMON_STATS = ("cost", "gradient_norm", "temperature")
 
+UNROLL, UNROLL_WORK = 4, 20_000  # parameters × examples × chains of a step below which the loop itself is what costs
 _CARRIED = ("center", "late_sum", "late_count", "stopped", "reading")
 
 Block = Callable[..., tuple[Tensor, ...]]
@@ -60,26 +61,28 @@ class Plan:
         The most draws one call can record. With a single row the draw is the position that the call ends with.
     prefetch
         Whether noise and indices of all K steps are drawn ahead, in one go.
+    unroll
+        Steps per turn of the loop, each of which costs some microseconds.
     """
 
     max_steps: int
     rows: int
     prefetch: bool
+    unroll: int
 
     @classmethod
-    def of(cls, position: Tensor, batch_size: int, thinning: int) -> Plan:
+    def of(cls, position: Tensor, num_examples: int, batch_size: int, thinning: int) -> Plan:
         """Choose sizes that keep noise and record in the cache."""
         chains, dim = position.shape
         item = position.element_size()
         ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
         rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
-        return cls(min(most, rows * thinning), rows, ahead >= 8)
+        unroll = UNROLL if position.numel() * num_examples <= UNROLL_WORK else 1
+        return cls(min(most, rows * thinning), rows, ahead >= 8, unroll)
 
 
-def make_block(
-    target: Target, sampler: Any, batches: Batches | None, state_type: type, plan: Plan
-) -> Block:
+def make_block(target: Target, sampler: Any, batches: Batches | None, state_type: type, plan: Plan) -> Block:
     """Build the function of tensors that makes up to `plan.max_steps` steps; it can be compiled as one graph."""
 
     def block(
@@ -98,17 +101,19 @@ def make_block(
         dtype, device = start.position.dtype, start.position.device
         noise_table, index_table = None, None
         if plan.prefetch:
-            steps = (start.step + torch.arange(plan.max_steps, device=device)).repeat_interleave(chains)
-            noise_table = normals(noise_keys.repeat(plan.max_steps, 1), steps, dim, dtype)
-            noise_table = noise_table.unflatten(0, (plan.max_steps, chains))
+            ahead = -(-plan.max_steps // plan.unroll) * plan.unroll
+            steps = (start.step + torch.arange(ahead, device=device)).repeat_interleave(chains)
+            noise_table = normals(noise_keys.repeat(ahead, 1), steps, dim, dtype)
+            noise_table = noise_table.unflatten(0, (ahead, chains))
             if batches is not None:
-                index_table = batches.indices(batch_keys.repeat(plan.max_steps, 1), steps)
-                index_table = index_table.unflatten(0, (plan.max_steps, chains))
+                index_table = batches.indices(batch_keys.repeat(ahead, 1), steps)
+                index_table = index_table.unflatten(0, (ahead, chains))
 
         def more(k: Tensor, *_: Tensor) -> Tensor:
             return k < num_steps
 
-        def body(k: Tensor, stopped: Tensor, reading: Tensor, draws: Tensor, stats: Tensor, *fields: Tensor):
+        def step(k: Tensor, stopped: Tensor, reading: Tensor, draws: Tensor, stats: Tensor, *fields: Tensor):
+            due = k < num_steps  # an unrolled loop may overshoot: such steps leave everything as it is
             old = state_type(*fields)
             noise, batch = Noise(noise_keys, old.step, dtype), None
             if noise_table is not None:
@@ -125,10 +130,14 @@ def make_block(
                 ((at - center) * new.gradient, new.gradient**2, new.position - new.position)
             ).sum(-1)
             healthy = torch.isfinite(new.cost + zero)
-            stopped = torch.where((stopped < 0) & ~healthy, old.step, stopped)
+            stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
             alive = stopped < 0
+            kept = [
+                torch.where((alive & due).reshape(-1, *[1] * (n.ndim - 1)), n, o) if n.ndim else torch.where(due, n, o)
+                for n, o in zip(_fields(new), fields, strict=True)
+            ]
 
-            row = (phase + k) // thinning
+            row = torch.where(due, (phase + k) // thinning, plan.rows)
             total = reading + virial * (target.num_data / dim)
             values = (
                 new.cost,
@@ -136,24 +145,24 @@ def make_block(
                 total / thinning,
                 *(getattr(new, name).to(dtype) for name in sampler.stats),
             )
-            recorded = torch.where(alive[:, None], new.position, torch.nan)
+            recorded = torch.where(alive[:, None], state_type(*kept).position, torch.nan)
             draws = write_row(draws, row, recorded) if plan.rows > 1 else recorded.unsqueeze(0)
             stats = write_row(stats, row, torch.where(alive, torch.stack(values), torch.nan))
-            reading = torch.where((phase + k + 1) % thinning == 0, 0.0, total)
-
-            kept = [
-                torch.where(alive.reshape(-1, *[1] * (n.ndim - 1)), n, o) if n.ndim else n.clone()
-                for n, o in zip(_fields(new), fields, strict=True)
-            ]
+            reading = torch.where(due, torch.where((phase + k + 1) % thinning == 0, 0.0, total), reading)
             return k + 1, stopped, reading, draws, stats, *kept
+
+        def body(*carry: Tensor) -> tuple[Tensor, ...]:
+            for _ in range(plan.unroll):
+                carry = step(*carry)
+            return carry
 
         num_stats = len(COMMON_STATS) + len(sampler.stats)
         carry = (
             torch.zeros((), dtype=torch.int64, device=device),
             stopped,
             reading,
-            torch.zeros(plan.rows, chains, dim, dtype=dtype, device=device),
-            torch.zeros(plan.rows, num_stats, chains, dtype=dtype, device=device),
+            torch.zeros(plan.rows + (plan.rows > 1), chains, dim, dtype=dtype, device=device),
+            torch.zeros(plan.rows + 1, num_stats, chains, dtype=dtype, device=device),  # the last for steps not due
             *fields,
         )
         _, stopped, reading, draws, stats, *fields_out = while_loop(more, body, carry)
@@ -203,7 +212,8 @@ class Engine:
         self.stat_names = (*COMMON_STATS, *sampler.stats)
         self.thinning = torch.tensor(thinning, device=target.device)
         self.late_sum, self.late_count = torch.zeros_like(self.center), torch.tensor(0, device=target.device)
-        self.plan = Plan.of(state.position, batches.batch_size if batches else 0, thinning)
+        batch_size = batches.batch_size if batches else 0
+        self.plan = Plan.of(state.position, batch_size or target.num_data, batch_size, thinning)
         self._block = make_block(target, sampler, batches, type(state), self.plan)
         self.description = "eager"
 
@@ -249,7 +259,9 @@ class Engine:
         """Everything needed to go on as if nothing had happened, on the CPU."""
         named = {field.name: getattr(self.state, field.name) for field in dataclasses.fields(self.state)}
         named |= {name: getattr(self, name) for name in _CARRIED}
-        return {name: torch.as_tensor(value).cpu() for name, value in named.items()} | {"phase": torch.tensor(self.phase)}
+        return {name: torch.as_tensor(value).cpu() for name, value in named.items()} | {
+            "phase": torch.tensor(self.phase)
+        }
 
     def resume(self, saved: dict[str, Tensor]) -> None:
         """Take over what `saved` returned, except the sampler's state, which the engine was made with."""

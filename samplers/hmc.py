@@ -42,6 +42,10 @@ _FIRST, _WINDOW, _LAST = 75, 25, 50
 # η at the start, in units of the starting mass: some ten leapfrog steps while directions still differ in scale.
 _START = 0.2
 
+# η is rounded to 32 values per factor e. Dual averaging would otherwise feed rounding errors back into η and double them
+# at every early step, until a chain run alone no longer resembled the same chain among others.
+_RESOLUTION = 32
+
 
 @dataclass
 class HMCState:
@@ -92,7 +96,7 @@ class HMC:
     temperature
         T > 0 of the target exp(−C/T).
     target_accept
-        Acceptance probability that η is adapted to, in (0, 1). On curved posteriors 0.9 draws as much per gradient as
+        Acceptance probability, averaged over the trajectory, that η is adapted to, in (0, 1). On curved posteriors 0.9 draws as much per gradient as
         0.8 and diverges less often; raise it where trajectories still diverge.
     trajectory
         Mean length ηL of a trajectory, in posterior standard deviations (as far as W knows them); each step draws a
@@ -101,8 +105,8 @@ class HMC:
     max_leapfrog
         Upper limit of L.
     lr
-        Starting step size η of the leapfrog, in the parameters' units. Default: each chain doubles or halves until one
-        leapfrog step's acceptance probability crosses 0.8 (Hoffman & Gelman 2014, algorithm 4).
+        Starting step size η of the leapfrog, in the parameters' units. Default: each chain doubles or halves it until
+        the acceptance probability of one leapfrog step crosses 0.8 (Hoffman & Gelman 2014, algorithm 4).
 
     Raises
     ------
@@ -166,7 +170,7 @@ class HMC:
         """One trajectory of every chain."""
         if batch is not None:
             raise ValueError("HMC's accept step needs the cost of the full data: use batch_size=None")
-        step_size = state.log_step.exp()
+        step_size = ((state.log_step * _RESOLUTION).round() / _RESOLUTION).exp()
         length = self.trajectory * (0.5 + noise.uniform(1, _LENGTH)[:, 0])
         num_leapfrog = (length / step_size).ceil().clamp(1, self.max_leapfrog).to(torch.int64)
         momentum = noise.normal(target.dim, _MOMENTUM).contiguous()  # a compiled loop's carry may not change strides
@@ -291,7 +295,7 @@ class HMC:
             open_ = open_ & (accepts(log_step) == doubling)
             if not open_.any():
                 break
-        return log_step
+        return log_step - torch.where(doubling, math.log(2.0), 0.0)  # from both sides the last that is accepted
 
 
 def _schedule(step: Int[Tensor, ""], num_warmup: Int[Tensor, ""]) -> tuple[Bool[Tensor, ""], Bool[Tensor, ""]]:

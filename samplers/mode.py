@@ -176,6 +176,7 @@ def _torch(
         evaluations.append((float(cost) / target.num_data, float(gradient.abs().max())))
         return evaluations[-1][0]
 
+    step = 0
     for step, batch in zip(range(num_steps), _batches(target, batch_size, seed), strict=False):
         before = position.detach().clone()
         evaluations.clear()
@@ -187,8 +188,10 @@ def _torch(
         if batch is None and largest <= tolerance:
             return before
         _show(bar, mean_cost, largest)
+        if batch is None and torch.equal(before, position):
+            break  # by a stopping rule of its own: it would do the same for ever
     evaluate(None)
-    _check(evaluations[-1], tolerance, f"after {num_steps} steps")
+    _check(evaluations[-1], tolerance, f"after {step + 1} steps")
     return position.detach()
 
 

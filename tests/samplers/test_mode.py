@@ -39,16 +39,24 @@ def logistic() -> tuple[Posterior, Tensor]:
     return Posterior(model, bernoulli, (torch.tensor(x), torch.tensor(y)[:, None])), torch.tensor(w)
 
 
-@pytest.mark.parametrize("optimizer", [None, *SCIPY, "LBFGS", partial(torch.optim.SGD, momentum=0.8, nesterov=True)])
+TORCH = {
+    "LBFGS": partial(torch.optim.LBFGS, line_search_fn="strong_wolfe", tolerance_change=0),
+    "Nesterov": partial(torch.optim.SGD, momentum=0.8, nesterov=True),
+    "Adam": torch.optim.Adam,
+}
+LR = {linear: {"LBFGS": 1.0, "Nesterov": 0.02, "Adam": 0.1}, logistic: {"LBFGS": 1.0, "Nesterov": 0.5, "Adam": 0.1}}
+
+
+@pytest.mark.parametrize("optimizer", [None, *SCIPY, *TORCH])
 @pytest.mark.parametrize("problem", [linear, logistic])
-def test_reaches_the_mode_known_otherwise(problem, optimizer):
+def test_reaches_the_mode_known_otherwise(problem, optimizer, recwarn):
     posterior, truth = problem()
-    lr = None if optimizer is None or isinstance(optimizer, str) else 0.02 if problem is linear else 0.5
-    mode = find_mode(posterior, optimizer, lr=lr, tolerance=1e-9)
+    mode = find_mode(posterior, TORCH.get(optimizer, optimizer), lr=LR[problem].get(optimizer))
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
     assert mode.dtype == torch.float64
-    torch.testing.assert_close(mode, truth, rtol=0, atol=1e-6)
     _, gradient = posterior.cost_and_gradient(mode[None])
-    assert gradient.abs().max() <= 1e-9
+    assert gradient.abs().max() <= 1e-6
+    torch.testing.assert_close(mode, truth, rtol=0, atol=1e-4)  # a thousandth of the posterior's sd
 
 
 def test_float32_model_reaches_the_mode_to_its_rounding():
@@ -75,10 +83,10 @@ def test_log_density_mode_is_that_of_the_unconstrained_coordinates():
     init = {"a": torch.tensor(0.1, dtype=torch.float64), "b": torch.zeros(2, dtype=torch.float64)}
     target = LogDensity(log_density, init, {"a": constraints.positive})
     for method in (None, "trust-krylov"):
-        values = target.unravel(find_mode(target, method, tolerance=1e-9))
+        values = target.unravel(find_mode(target, method, tolerance=1e-7))
         # In u = log a the density gains a factor a: the mode is 3/4, not 2/4.
-        torch.testing.assert_close(values["a"], torch.tensor(0.75, dtype=torch.float64), rtol=1e-7, atol=0)
-        torch.testing.assert_close(values["b"], torch.full((2,), 0.75, dtype=torch.float64), rtol=1e-7, atol=0)
+        torch.testing.assert_close(values["a"], torch.tensor(0.75, dtype=torch.float64), rtol=1e-6, atol=0)
+        torch.testing.assert_close(values["b"], torch.full((2,), 0.75, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_log_density_that_holds_float32_tensors_is_evaluated_in_float32():
@@ -91,14 +99,14 @@ def test_log_density_that_holds_float32_tensors_is_evaluated_in_float32():
 
 def test_minibatches_come_to_rest_at_the_mode():
     posterior, truth = logistic()
-    sd = 1 / math.sqrt(posterior.num_data * 0.15)
+    sd = torch.func.hessian(lambda w: posterior.cost(w[None])[0])(truth).inverse().diag().sqrt()
 
     def run(**settings) -> Tensor:
         with pytest.warns(RuntimeWarning, match="stopped before converging"):
-            return find_mode(posterior, batch_size=50, lr=0.05, num_steps=600, **settings)
+            return find_mode(posterior, batch_size=50, lr=0.1, num_steps=1000, **settings)
 
     mode = run(seed=0)
-    assert (mode - truth).abs().max() < 0.5 * sd
+    assert ((mode - truth) / sd).abs().max() < 0.5
     assert torch.equal(mode, run(seed=0, optimizer=torch.optim.Adam))
     assert not torch.equal(mode, run(seed=1))
 
@@ -111,6 +119,12 @@ def test_warns_with_the_gradient_that_is_left(optimizer):
     assert record[0].filename == __file__
     _, gradient = posterior.cost_and_gradient(mode[None])
     assert f"{float(gradient.abs().max()):.2e}" in str(record[0].message)
+
+
+def test_an_optimiser_that_stands_still_is_not_called_for_ever():
+    posterior, _ = linear()
+    with pytest.warns(RuntimeWarning, match=r"after \d{1,2} steps"):
+        find_mode(posterior, partial(torch.optim.LBFGS, line_search_fn="strong_wolfe", tolerance_grad=1e-3))
 
 
 def test_tolerance_accepts_an_early_stop(recwarn):
