@@ -304,8 +304,8 @@ def _positions(chains: Chains, target: Target, layout: Layout, columns: Tensor) 
 def _moments(draws: Float[Tensor, "chain draw dim"], weights: Float[Tensor, "chain draw"]) -> list[PerParameter]:
     """Mean, sd, their Monte-Carlo errors, and the effective sample size of the mean.
 
-    A weighted average Σ w f / Σ w has the error of the plain average of w (f − average) / mean(w), whose effective sample
-    size `ess` can tell: that accounts for weights and autocorrelation together.
+    A weighted average Σ w f / Σ w has the error of the plain average of w (f − average) / mean(w), whose effective
+    sample size `ess` can tell: that accounts for weights and autocorrelation together.
     """
     share = (weights / weights.sum())[..., None]
     number = weights.numel()

@@ -160,7 +160,8 @@ def traces(key: str, values: np.ndarray, title: str, label: str, at: np.ndarray 
         for colour, chain in zip(SERIES, chains, strict=False):
             marker = "." if len(draws) < 3 else ""
             axes.plot(at[draws] + 1, values[chain, draws], color=colour, lw=1.0, alpha=0.85, marker=marker)
-        axes.set(xlabel="draw", ylabel=label)
+        axes.set_xlabel("draw")
+        axes.set_ylabel(_short(label, 24), parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(_number))
@@ -235,7 +236,7 @@ def overview(
         _plain_log(axes, "x", [1, 3, 10, 30, 100, 400, 1000, 4000, 10_000, 40_000, 100_000, 1_000_000])
         _plain_log(axes, "y", [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 100])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{1 + y:.4g}"))
-        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.1)
+        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.1, markerscale=1.8)
     return canvas.panel(
         f"Each dot is one number that was sampled or predicted. The shaded corner, R̂ ≤ {rhat_limit} and at least "
         f"{ess_limit:.0f} effective draws, is where they should be. The worst are always drawn; of the rest, an even selection.",
@@ -287,7 +288,7 @@ def ellipses(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
             axis.set_major_formatter(FuncFormatter(_number))
-        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.6)
+        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.6, markerscale=2)
     sizes = "; ".join(f"{k} spans {np.ptp(o[:, 0]):.3g} by {np.ptp(o[:, 1]):.3g}" for k, o in outlines.items())
     return canvas.panel(
         "95 % ellipses of the two Gaussians with the same mean and covariance, and draws of the chains.",

@@ -141,6 +141,8 @@ def report(
         measured.temperature,
         comparison=measured.comparison,
         evaluation=measured.evaluation,
+        mode=measured.mode_metrics,
+        confidence=_confidence(measured.prediction),
         symmetric=_symmetric(posterior),
     )
     title = title if title is not None else f"{chains.attrs.get('sampler', 'Chains')}: {sections.size_of(chains)}"
@@ -198,6 +200,11 @@ def _check(
     if laplace is not None and posterior is not None and laplace.mode.numel() != posterior.dim:
         raise ValueError(f"laplace has {laplace.mode.numel()} parameters, the posterior {posterior.dim}")
     return path
+
+
+def _confidence(prediction: Prediction | None) -> float | None:
+    """Mean probability of the most probable class; None for other predictions."""
+    return None if prediction is None or prediction.entropy is None else float(prediction.mean.max(-1).values.mean())
 
 
 def _symmetric(posterior: Target | None) -> bool:

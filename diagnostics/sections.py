@@ -19,7 +19,7 @@ from .comparison import Comparison
 from .convergence import Convergence
 from .ensemble import draw_means
 from .figures import Panel
-from .verdict import ALLOWED, RULES, Verdict, most, num, statistics
+from .verdict import ALLOWED, RULES, Verdict, most, num, statistics, within
 
 if TYPE_CHECKING:
     from .report import Measured
@@ -147,7 +147,7 @@ def _next(verdict: Verdict) -> Section:
     if not steps:
         section.text.append(
             "Nothing needs to be done. For smaller Monte-Carlo errors draw more: errors fall with the root of the number of "
-            "effective draws. For a sharper check start chains from other places (`init=\"prior\"`) and see that they arrive here."
+            "effective draws. The sharpest check is to start more chains elsewhere (`init=\"prior\"`) and see that they arrive here."
         )
     return section
 
@@ -182,29 +182,38 @@ def _convergence(measured: Measured) -> Section:
         parts.append((f"predictions at {count} {measured.inputs_kind}", judged.predictions))
     section.tables.append(_summary(parts))
     worst = judged.worst(10)
-    for i, row in enumerate(worst[:2]):
-        values = element(finished.draws, row["name"]).double().numpy()
-        section.panels.append(figures.traces(f"trace-{i}", values, row["name"], "value"))
-        section.panels.append(figures.ranks(f"rank-{i}", values, row["name"]))
-    section.tables.append(_offenders("Parameters that agree least", worst))
     if judged.predictions is not None and isinstance(measured.posterior, Posterior):
-        rows = judged.predictions.worst(5)
-        values = _worst_prediction(measured, measured.posterior, rows[0]["name"])
-        label = rows[0]["name"]
-        section.panels.append(figures.traces("trace-p", values, label, "probability or mean"))
-        section.panels.append(figures.ranks("rank-p", values, label))
-        note = f"The first index counts the {measured.inputs_kind} that were judged, the last the class or output."
-        section.tables.append(_offenders("Predictions that agree least", rows, note))
-    elif isinstance(measured.posterior, Posterior):
-        pass
-    else:
+        label = _noticeable(judged.predictions)
+        section.panels += _agreement("p", _one_prediction(measured, measured.posterior, label), label, "probability or mean")
+    for i, row in enumerate(worst[:2]):
+        section.panels += _agreement(str(i), element(finished.draws, row["name"]).double().numpy(), row["name"], "value")
+    section.panels[2:] = [Panel(panel.svg, "") for panel in section.panels[2:]]  # the same captions again
+    section.tables.append(_offenders("Parameters that agree least", worst))
+    if judged.predictions is not None:
+        note = (
+            f"The first index counts the {measured.inputs_kind} that were judged, the last the class or output. The figure shows the "
+            "worst of those that vary noticeably."
+        )
+        section.tables.append(_offenders("Predictions that agree least", judged.predictions.worst(5), note))
+    elif "posterior" not in measured.problems and not isinstance(measured.posterior, Posterior):
         section.missing.append("Not shown: predictions. Give `posterior=`, and `test=(inputs, targets)`, to judge them too.")
     if "posterior" in measured.problems:
         section.missing.append(measured.problems["posterior"])
     return section
 
 
-def _worst_prediction(measured: Measured, posterior: Posterior, label: str) -> np.ndarray:
+def _agreement(key: str, values: np.ndarray, name: str, label: str) -> list[Panel]:
+    return [figures.traces(f"trace-{key}", values, name, label), figures.ranks(f"rank-{key}", values, name)]
+
+
+def _noticeable(predictions: Convergence) -> str:
+    """Label of the worst prediction among those whose spread is not tiny beside the largest."""
+    largest = max(float(sd.max()) for sd in predictions.sd.values())
+    rows = predictions.worst(sum(sd.numel() for sd in predictions.sd.values()))
+    return next((row["name"] for row in rows if row["sd"] >= 0.05 * largest), rows[0]["name"])
+
+
+def _one_prediction(measured: Measured, posterior: Posterior, label: str) -> np.ndarray:
     """Draws of one prediction, computed again for its input alone."""
     first, *rest = (int(i) for i in label[:-1].rpartition("[")[2].split(", "))
     row = data_.take(measured.inputs, torch.tensor([first], device=posterior.device))
@@ -222,14 +231,14 @@ def _summary(parts: list[tuple[str, Convergence]]) -> Table:
             [
                 label,
                 f"{sum(x.numel() for x in part.mean.values()):,}",
-                f"{most(rhat):.3f}" if len(rhat) else "–",
-                f"{rhat.max():.3f}" if len(rhat) else "–",
+                num(most(rhat), 3, "f") if len(rhat) else "–",
+                num(float(rhat.max()), 3, "f") if len(rhat) else "–",
                 f"{most(ess, largest=False):,.0f}" if len(ess) else "–",
                 f"{ess.min():,.0f}" if len(ess) else "–",
                 f"{undefined:,}",
             ]
         )
-    share = f"{1 - ALLOWED:.0%}"
+    share = f"{100 - 100 * ALLOWED:.0f} %"
     return Table(
         "R̂ and effective draws",
         ["judged", "numbers", f"R̂ of {share}", "largest R̂", f"ESS of {share}", "smallest ESS", "undefined"],
@@ -241,18 +250,10 @@ def _summary(parts: list[tuple[str, Convergence]]) -> Table:
 
 def _offenders(caption: str, rows: list[dict[str, Any]], note: str = "") -> Table:
     cells = [
-        [
-            row["name"],
-            f"{row['mean']:.4g}",
-            f"{row['sd']:.3g}",
-            f"{row['mcse']:.2g}",
-            f"{row['rhat']:.3f}",
-            f"{row['ess_bulk']:,.0f}",
-            f"{row['ess_tail']:,.0f}",
-        ]
+        [row["name"], num(row["mean"], 4), num(row["sd"]), num(row["mcse"], 2), num(row["rhat"], 3, "f")]
+        + [num(row[kind], 0, "f") for kind in ("ess_bulk", "ess_tail")]
         for row in rows
     ]
-    cells = [["–" if cell == "nan" else cell.replace("-", "−") if i else cell for i, cell in enumerate(row)] for row in cells]
     return Table(caption, ["name", "mean", "sd", "error of mean", "R̂", "ESS bulk", "ESS tail"], cells, note)
 
 
@@ -286,7 +287,7 @@ def _temperature(measured: Measured) -> Section:
     rows = [
         ["asked for", "–" if heat.nominal is None else num(heat.nominal, 4)],
         ["measured", num(heat.value, 4)],
-        ["95 % interval", f"{num(low, 4)} to {num(high, 4)}"],
+        ["95 % interval", f"{num(low, 4)} to {num(high, 4)}" if math.isfinite(low + high) else "cannot be told"],
         ["minibatch's own share", "–" if heat.batch_share is None else num(heat.batch_share)],
     ]
     note = (
@@ -340,14 +341,15 @@ def _laplace(measured: Measured) -> Section:
         outlines = dict(zip(("chains", "Laplace"), (o.numpy() for o in compared.ellipse(*pair)), strict=True))
         points = compared._draws[..., list(pair)].flatten(0, 1).numpy()
         names = compared.names
-        section.panels.append(figures.ellipses(f"pair-{i}", points, outlines, (names[pair[0]], names[pair[1]])))
+        panel = figures.ellipses(f"pair-{i}", points, outlines, (names[pair[0]], names[pair[1]]))
+        section.panels.append(panel if i == 0 else Panel(panel.svg, ""))
     columns = ["name", "chain mean", "chain sd", "Laplace mean", "Laplace sd", "shift", "spread ratio"]
     rows = [
         [
             row["name"],
             *(num(row[key]) for key in ("chain_mean", "chain_sd", "laplace_mean", "laplace_sd")),
-            f"{num(row['shift'])} ± {num(row['shift_error'], 2)}",
-            f"{num(row['ratio'])} ± {num(row['ratio_error'], 2)}",
+            within(row["shift"], row["shift_error"]),
+            within(row["ratio"], row["ratio_error"]),
         ]
         for row in compared.worst(8)
     ]
@@ -431,12 +433,12 @@ def _scores(measured: Measured) -> Table:
         columns.append(f"Laplace, {measured.laplace_evaluation.num_draws} draws")
     rows = []
     for name, value in evaluation.ensemble.items():
-        row = [METRICS.get(name, name), f"{value:.4f}", f"{evaluation.single[name]:.4f} ± {evaluation.single_sd[name]:.4f}"]
+        row = [METRICS.get(name, name), num(value, 4, "f"), f"{num(evaluation.single[name], 4, 'f')} ± {num(evaluation.single_sd[name], 4, 'f')}"]
         if measured.mode_metrics is not None:
-            row.append(f"{measured.mode_metrics[name]:.4f}")
+            row.append(num(measured.mode_metrics[name], 4, "f"))
         if measured.laplace_evaluation is not None:
-            row.append(f"{measured.laplace_evaluation.ensemble[name]:.4f}")
-        rows.append([cell.replace("-", "−") if i else cell for i, cell in enumerate(row)])
+            row.append(num(measured.laplace_evaluation.ensemble[name], 4, "f"))
+        rows.append(row)
     note = "↑ larger is better, ↓ smaller is better. ± is the standard deviation over single draws."
     return Table("Scores on test data", columns, rows, note)
 
@@ -447,32 +449,31 @@ def _made(measured: Measured) -> Section:
     batch = attrs.get("batch_size")
     rows = [
         ["sampler", str(attrs.get("sampler", "not recorded"))],
-        *[[f"setting {key}", str(value)] for key, value in (attrs.get("settings") or {}).items()],
+        *[[key, _literal(value)] for key, value in (attrs.get("settings") or {}).items()],
         ["chains", f"{chains.num_chains}"],
         ["draws per chain", f"{chains.num_draws:,}"],
     ]
     for key, label in (
-        ("num_warmup", "warm-up steps"),
         ("thinning", "steps per draw"),
+        ("num_warmup", "warm-up steps"),
         ("num_data", "examples N"),
         ("dim", "parameters D"),
-        ("seed", "seed"),
-        ("engine", "engine"),
-        ("started", "started"),
+        ("batches", "order of minibatches"),
     ):
         if attrs.get(key) is not None:
-            value = attrs[key]
-            rows.append([label, f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)])
+            rows.append([label, f"{attrs[key]:,}" if isinstance(attrs[key], int) else str(attrs[key])])
     if "batch_size" in attrs:
         rows.append(["minibatch B", "all the data" if batch is None else f"{batch:,}"])
-    if attrs.get("seconds") is not None:
-        rows.append(["time", f"{attrs['seconds']:.1f} s"])
     if attrs.get("stopped"):
         rows.append(["stopped chains", ", ".join(f"chain {c} at step {s}" for c, s in attrs["stopped"].items())])
-    rows += [[f"version of {key}", str(value)] for key, value in (attrs.get("versions") or {}).items()]
-    if attrs.get("langevin"):
-        rows.append(["version of langevin", str(attrs["langevin"])])
-    section.tables.append(Table("Settings and versions", ["", "value"], rows, text=True))
+    section.tables.append(Table("Settings", ["", "value"], rows, text=True))
+    where = [[key, str(attrs[key])] for key in ("seed", "started", "engine", "device", "dtype") if attrs.get(key) is not None]
+    if attrs.get("seconds") is not None:
+        where.append(["time", f"{attrs['seconds']:.1f} s"])
+    versions = {"langevin": attrs.get("langevin")} | (attrs.get("versions") or {})
+    where += [[key, str(value)] for key, value in versions.items() if value is not None]
+    if where:
+        section.tables.append(Table("Run and versions", ["", "value"], where, text=True))
     section.code = snippet(chains)
     if not section.code:
         section.missing.append("No code to reproduce the run: these chains do not say which sampler drew them.")

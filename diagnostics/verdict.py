@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ class Rule:
 
 ALLOWED = 0.05
 """Share of the numbers that may miss the usual threshold for R̂ and ESS."""
+
+CALIBRATED = 0.05
+"""Difference between mean confidence and accuracy beyond which there is a note."""
 
 RULES = {
     "rhat": Rule("R̂ that 95 % of the numbers keep within", 1.01, 1.05, "Vehtari et al. 2021: R̂ ≤ 1.01"),
@@ -122,6 +126,8 @@ def judge(
     *,
     comparison: Comparison | None = None,
     evaluation: Evaluation | None = None,
+    mode: dict[str, float] | None = None,
+    confidence: float | None = None,
     symmetric: bool = False,
 ) -> Verdict:
     """Apply the rules.
@@ -132,8 +138,9 @@ def judge(
         As they were drawn, stopped chains included.
     convergence, temperature
         None where they could not be computed, for instance because every chain was stopped.
-    comparison, evaluation
-        Only for notes: neither a poor Laplace approximation nor a poor model makes draws wrong.
+    comparison, evaluation, mode, confidence
+        Only for notes: neither a poor Laplace approximation nor a poor model makes draws wrong. `mode` are its scores,
+        `confidence` is the ensemble's mean probability of its answers.
     symmetric
         Whether different weights can compute the same function, so that single weights need not agree between chains.
     """
@@ -156,7 +163,7 @@ def judge(
             )
     if temperature is not None:
         findings += _heat(chains, temperature)
-    findings += _notes(chains, comparison, evaluation)
+    findings += _notes(chains, comparison, evaluation, mode, confidence)
     findings.sort(key=lambda f: -LEVELS.index(f.level) if f.level in LEVELS else 1)
     level = next((f.level for f in findings if f.level in LEVELS), LEVELS[0])
     if level == LEVELS[0] and convergence is None:
@@ -247,7 +254,7 @@ def frozen(chains: Chains) -> tuple[float, list[int]]:
     if chains.num_draws < 2:
         return 0.0, []
     constant = torch.stack(
-        [(x[finished] == x[finished, :1]).all(1).flatten(1).sum(1) for x in chains.draws.values()]
+        [(x[finished] == x[finished, :1]).all(1).reshape(int(finished.sum()), -1).sum(1) for x in chains.draws.values()]
     ).sum(0)
     size = sum(x[0, 0].numel() for x in chains.draws.values())
     ids = chains.attrs.get("chain_ids") or list(range(chains.num_chains))
@@ -277,13 +284,13 @@ def _agreement(chains: Chains, convergence: Convergence, what: str) -> list[Find
         level = max(RULES["rhat"].level(usual), RULES["rhat_worst"].level(worst), key=LEVELS.index)
         wanted, numbers = RULES["rhat"].good, f"{len(rhat):,} {what}"
         if level == LEVELS[0]:
-            sentence = f"The chains agree: R̂ is at most {usual:.3f} for 95 % of {numbers} and {worst:.3f} at worst."
+            sentence = f"The chains agree: R̂ is at most {num(usual, 3, 'f')} for 95 % of {numbers} and {num(worst, 3, 'f')} at worst."
             if len(rhat) < 20:
-                sentence = f"The chains agree: R̂ is at most {worst:.3f} over {numbers}."
+                sentence = f"The chains agree: R̂ is at most {num(worst, 3, 'f')} over {numbers}."
         else:
             verb = "do not quite agree" if level == LEVELS[1] else "disagree"
-            aside = f", and to {usual:.3f} without the worst 5 %" if len(rhat) >= 20 else ""
-            sentence = f"The chains {verb}: over {numbers} R̂ goes up to {worst:.3f}{aside}; {wanted} is wanted."
+            aside = f", and to {num(usual, 3, 'f')} without the worst 5 %" if len(rhat) >= 20 else ""
+            sentence = f"The chains {verb}: over {numbers} R̂ goes up to {num(worst, 3, 'f')}{aside}; {wanted} is wanted."
         longer = max(2 * warmup, chains.num_draws * thinning)
         remedy = (
             f"The chains have not covered the same region. Warm up longer (`num_warmup={_round(longer)}`) and run "
@@ -346,12 +353,14 @@ def _heat(chains: Chains, temperature: Temperature) -> list[Finding]:
         few = "The temperature cannot be told from so few or such short chains."
         return [Finding(LEVELS[1], "temperature", few, "Sample more draws.")]
     low, high = temperature.interval
+    if temperature.shortfall < 1:
+        high /= 1 - temperature.shortfall  # a reading that short chains are known to lower is no alarm
     distance = max(0.0, low - nominal, nominal - high) / nominal
     level = RULES["temperature"].level(distance)
-    measured = f"measured {num(value)} ± {num(1.96 * error, 2)} (95 %), nominal {num(nominal)}"
+    measured = f"measured {within(value, 1.96 * error)} (95 %), nominal {num(nominal)}"
     share = float(temperature.batch_share or 0.0)
     if level == LEVELS[0]:
-        ok = f"The temperature is right to within {RULES['temperature'].good:.0%} plus Monte-Carlo error: {measured}."
+        ok = f"The temperature is right to within {100 * RULES['temperature'].good:.0f} % plus Monte-Carlo error: {measured}."
         findings = [Finding(level, "temperature", ok)]
     elif value > nominal:
         cause = f"minibatch noise alone adds about {num(share, 2)}" if share else "steps are long"
@@ -384,8 +393,8 @@ def _heat(chains: Chains, temperature: Temperature) -> list[Finding]:
             Finding(
                 LEVELS[1],
                 "temperature by tensor",
-                f"{len(off)} of {len(temperature.blocks)} parameter tensors are off by more than {RULES['block'].good:.0%}, most of all "
-                f"{name} with {num(reading)} ± {num(1.96 * spread, 2)}.",
+                f"{len(off)} of {len(temperature.blocks)} parameter tensors are off by more than {100 * RULES['block'].good:.0f} %, most of all "
+                f"{name} with {within(reading, 1.96 * spread)}.",
                 _cooler(attrs, reading, nominal) if reading > nominal else "Run longer: these parameters have not spread out yet.",
             )
         )
@@ -404,7 +413,13 @@ def _cooler(attrs: dict, value: float, nominal: float) -> str:
     return f"To bring it within tolerance, {lower}, with as many times more steps, or raise `batch_size` from {B} to {larger}{full}."
 
 
-def _notes(chains: Chains, comparison: Comparison | None, evaluation: Evaluation | None) -> list[Finding]:
+def _notes(
+    chains: Chains,
+    comparison: Comparison | None,
+    evaluation: Evaluation | None,
+    mode: dict[str, float] | None,
+    confidence: float | None,
+) -> list[Finding]:
     findings = []
     asked = chains.attrs.get("num_samples")
     if chains.attrs.get("interrupted"):
@@ -432,26 +447,34 @@ def _notes(chains: Chains, comparison: Comparison | None, evaluation: Evaluation
         ratio = comparison.ratio[torch.isfinite(comparison.ratio)]
         if ratio.numel():
             middle = float(ratio.median())
-            far = float(((ratio < 0.5) | (ratio > 2)).float().mean())
-            findings.append(
-                Finding(
-                    NOTE,
-                    "Laplace",
-                    f"Chain spreads are {num(middle, 2)} times Laplace's in the median; {far:.0%} of the parameters differ by more "
-                    "than a factor of two.",
-                )
-            )
+            far = int(((ratio < 0.5) | (ratio > 2)).sum())
+            differ = f"{far:,} of {ratio.numel():,} differ" if far else f"none of {ratio.numel():,} differs"
+            sentence = f"Chain spreads are {num(middle, 2)} times Laplace's in the median; {differ} by more than a factor of two."
+            findings.append(Finding(NOTE, "Laplace", sentence))
     if evaluation is not None and "nll" in evaluation.ensemble:
         together, alone = evaluation.ensemble["nll"], evaluation.single["nll"]
         better = "better" if together < alone else "no better"
+        against = f"{num(alone)} for single draws" + (f" and {num(mode['nll'])} at the mode" if mode is not None else "")
         findings.append(
             Finding(
                 NOTE,
                 "ensemble",
-                f"On test data the ensemble is {better} than its single draws: mean negative log-likelihood {num(together)} against "
-                f"{num(alone)} nats.",
+                f"On test data the ensemble is {better} than its single draws: mean negative log-likelihood {num(together)} nats, "
+                f"against {against}.",
             )
         )
+    if evaluation is not None and confidence is not None and "accuracy" in evaluation.ensemble:
+        gap = confidence - evaluation.ensemble["accuracy"]
+        if abs(gap) > CALIBRATED:
+            sure = "too sure" if gap > 0 else "not sure enough"
+            findings.append(
+                Finding(
+                    NOTE,
+                    "calibration",
+                    f"The ensemble is {sure}: its mean confidence is {confidence:.1%}, and {evaluation.ensemble['accuracy']:.1%} of its "
+                    "answers are right. That is the model's and the prior's doing where the chains are sound.",
+                )
+            )
     return findings
 
 
@@ -483,6 +506,18 @@ def _chain_list(ids: list[int]) -> str:
     return f"Chain {ids[0]}" if len(ids) == 1 else f"Chains {', '.join(map(str, ids))}"
 
 
-def num(value: float, digits: int = 3) -> str:
-    """Render a number with a few significant digits."""
-    return f"{value:.{digits}g}".replace("-", "−") if isinstance(value, (int, float)) else str(value)
+def num(value: Any, digits: int = 3, style: str = "g") -> str:
+    """Render a number with a few significant digits (style "f": decimals), anything else as it is."""
+    if not isinstance(value, (int, float)):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    return ("∞" if value > 0 else "−∞") if math.isinf(value) else f"{value:,.{digits}{style}}".replace("-", "−")
+
+
+def within(value: float, error: float) -> str:
+    """Render `value ± error` with two digits of the error and as many decimals of the value."""
+    if not math.isfinite(value + error) or error <= 0:
+        return f"{num(value)} ± {num(error, 2)}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")

@@ -42,8 +42,8 @@ _FIRST, _WINDOW, _LAST = 75, 25, 50
 # η at the start, in units of the starting mass: some ten leapfrog steps while directions still differ in scale.
 _START = 0.2
 
-# η is rounded to 32 values per factor e. Dual averaging would otherwise feed rounding errors back into η and double them
-# at every early step, until a chain run alone no longer resembled the same chain among others.
+# η is rounded to 32 values per factor e. Dual averaging would otherwise feed rounding errors back into η and double
+# them at every early step, until a chain run alone no longer resembled the same chain among others.
 _RESOLUTION = 32
 
 
@@ -96,8 +96,8 @@ class HMC:
     temperature
         T > 0 of the target exp(−C/T).
     target_accept
-        Acceptance probability, averaged over the trajectory, that η is adapted to, in (0, 1). On curved posteriors 0.9 draws as much per gradient as
-        0.8 and diverges less often; raise it where trajectories still diverge.
+        Acceptance probability, averaged over the trajectory, that η is adapted to, in (0, 1). On curved posteriors
+        0.9 draws as much per gradient as 0.8 and diverges less often; raise it where trajectories still diverge.
     trajectory
         Mean length ηL of a trajectory, in posterior standard deviations (as far as W knows them); each step draws a
         length between half and one and a half times this. Gaussian directions decorrelate best at about π/2; longer
@@ -287,15 +287,16 @@ class HMC:
             energy_error = (end_cost - cost) / self.temperature + 0.5 * (end.square() - momentum.square()).sum(-1)
             return energy_error <= -math.log(0.8)  # False for NaN
 
-        log_step = torch.zeros_like(cost)
-        doubling = accepts(log_step)
-        open_ = torch.ones_like(doubling)
-        for _ in range(60):  # 2^±60
-            log_step = log_step + torch.where(open_, torch.where(doubling, math.log(2.0), -math.log(2.0)), 0.0)
-            open_ = open_ & (accepts(log_step) == doubling)
-            if not open_.any():
+        octaves = torch.zeros_like(cost)
+        doubling = accepts(octaves * math.log(2.0))
+        direction = 2.0 * doubling.to(cost.dtype) - 1.0
+        searching = torch.ones_like(doubling)
+        for _ in range(60):
+            octaves = octaves + torch.where(searching, direction, 0.0)
+            searching = searching & (accepts(octaves * math.log(2.0)) == doubling)
+            if not searching.any():
                 break
-        return log_step - torch.where(doubling, math.log(2.0), 0.0)  # from both sides the last that is accepted
+        return (octaves - doubling.to(cost.dtype)) * math.log(2.0)  # from either side the last that is accepted
 
 
 def _schedule(step: Int[Tensor, ""], num_warmup: Int[Tensor, ""]) -> tuple[Bool[Tensor, ""], Bool[Tensor, ""]]:

@@ -1,0 +1,399 @@
+"""The report: whatever is judged, one file that is whole, safe, self-contained and accessible."""
+
+from __future__ import annotations
+
+import ast
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal
+
+from langevin.diagnostics import Laplace, report
+from langevin.samplers import HMC, SGLD, Chains, LogDensity, Polynomial, Posterior, categorical, find_mode, gaussian, sample
+
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+BAD_NAME = "<script>alert('x')</script> & $\\frac{1}$ \"quoted\""
+
+
+class Page(HTMLParser):
+    """Reads a page and keeps what the tests ask for."""
+
+    def __init__(self, html: str):
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.inside: dict[str, list[str]] = {}
+        self.feed(html)
+        self.close()
+        assert self.stack == [], f"never closed: {self.stack}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack, f"</{tag}> closes nothing"
+        assert self.stack[-1] == tag, f"</{tag}> closes <{self.stack[-1]}>"
+        self.stack.pop()
+
+    def handle_data(self, data):
+        self.text.append(data)
+        for tag in self.stack:
+            self.inside.setdefault(tag, []).append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+
+def read(path) -> Page:
+    """Parse a report and check what every report must meet."""
+    html = path.read_text("utf-8")
+    assert path.stat().st_size < 5_000_000
+    page = Page(html)
+    # self-contained, and no scripts
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "iframe", "object", "embed", "link", "img", "base", "form"}
+    for tag, attrs in page.tags:
+        for key, value in attrs.items():
+            assert not key.startswith("on"), (tag, key)
+            if key in ("href", "src", "xlink:href", "action", "data"):
+                assert value is not None
+                assert value.startswith("#"), (tag, key, value)
+    style = "".join(page.inside["style"])
+    assert "@import" not in style
+    assert "url(" not in style
+    # ids are unique and every local reference has its target
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    wanted = {v[1:] for _, a in page.tags for k, v in a.items() if k in ("href", "xlink:href") and v}
+    wanted |= {v for _, a in page.tags for k, v in a.items() if k == "aria-labelledby" and v}
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", html))
+    assert wanted <= set(ids), wanted - set(ids)
+    # figures take their colours from the page, and say what they show
+    assert not re.search(r"#0000\d\d", html)
+    used = set(re.findall(r"var\(--([\w-]+)\)", html))
+    assert used <= set(re.findall(r"--([\w-]+):", style)), used
+    for svg in page.all("svg"):
+        assert svg["role"] == "img"
+        assert len(svg["aria-label"] or "") > 20
+    # one h1, no level skipped
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    # tables with captions and scopes
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(th.get("scope") in ("row", "col") for th in page.all("th"))
+    assert page.all("html")[0]["lang"] == "en"
+    assert "width=device-width" in (page.all("meta")[1]["content"] or "")
+    settings = "How it was made" + page.words.split("How it was made")[-1].split("What is approximate")[0]
+    for nonsense in (r"\bnan\b", r"\binf\b", r"\bNone\b", r"tensor\(", "&lt;", "&amp;"):
+        found = re.search(f".{{0,60}}{nonsense}.{{0,40}}", page.words.replace(settings, ""))
+        assert not found, found[0]
+    return page
+
+
+def network(seed: int = 0, hidden: int = 4) -> tuple[Posterior, tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(160, 3, generator=generator)
+    y = (x @ torch.tensor([2.0, -1.0, 0.5]) + 0.5 * torch.randn(160, generator=generator) > 0).long()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 2))
+    return Posterior(model, categorical, (x[:100], y[:100])), (x[100:], y[100:])
+
+
+def linear_regression() -> tuple[Posterior, tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(150, 2, generator=generator)
+    y = x @ torch.tensor([[1.0], [-2.0]]) + 0.5 * torch.randn(150, 1, generator=generator)
+    return Posterior(nn.Linear(2, 1), gaussian(0.5), (x[:100], y[:100])), (x[100:], y[100:])
+
+
+def draw(posterior, sampler=None, **more) -> Chains:
+    settings = {"num_samples": 60, "num_warmup": 20, "thinning": 2, "batch_size": 20, "num_chains": 3} | more
+    return sample(posterior, sampler or SGLD(lr=0.05), progress=False, compile=False, **settings)
+
+
+def fake(chains: int = 4, draws: int = 200, seed: int = 0, **attrs: object) -> Chains:
+    """Chains of another sampler, which tells nothing of itself unless asked to."""
+    generator = torch.Generator().manual_seed(seed)
+    return Chains(draws={"a": torch.randn(chains, draws, 3, generator=generator), "b": torch.randn(chains, draws, generator=generator)}, attrs=dict(attrs))
+
+
+def test_everything_at_once(tmp_path):
+    posterior, test = network()
+    chains = draw(posterior)
+    laplace = Laplace.fit(posterior, find_mode(posterior))
+    made = report(chains, posterior=posterior, laplace=laplace, test=test, path=tmp_path / "report.html")
+    page = read(made.path)
+    assert made.verdict in page.words.lower()
+    assert len(made.sentences) == 3
+    for sentence in made.sentences:
+        assert sentence.replace("`", "") in page.words
+    titles = "What to do next|Convergence|Temperature|Comparison with Laplace|Predictions and calibration|How it was made|What is approximate"
+    assert [t for t in page.inside["h2"] if t.strip()][-7:] == titles.split("|")
+    assert "Not shown" not in page.words
+    for figure in ("Trace of", "Rank histograms", "Scatter of R̂", "Reliability diagram", "ellipses", "Temperature:", "Histogram of nats"):
+        assert any(figure in (svg["aria-label"] or "") for svg in page.all("svg")), figure
+    for score in ("accuracy", "Brier", "calibration error", "Laplace, 400 draws"):
+        assert score in page.words
+    assert str(made).startswith(f"Verdict: {made.verdict}")
+
+
+def test_numbers_are_those_of_the_diagnostics(tmp_path):
+    from langevin.diagnostics import Ensemble, convergence, temperature
+
+    posterior, test = network()
+    chains = draw(posterior)
+    page = read(report(chains, posterior=posterior, test=test, path=tmp_path / "r.html").path)
+    judged = convergence(chains, posterior, test[0])
+    assert judged.predictions is not None
+    assert f"{judged.max_rhat:.3f}" in page.words
+    assert f"{judged.predictions.max_rhat:.3f}" in page.words
+    assert f"{judged.worst(1)[0]['name']}" in page.words
+    assert f"{temperature(chains, posterior).value:.4g}" in page.words
+    scores = Ensemble(posterior, chains).evaluate(*test)
+    assert f"{scores.ensemble['brier']:.4f}" in page.words
+    assert f"{scores.single['nll']:.4f} ± {scores.single_sd['nll']:.4f}" in page.words
+
+
+def test_names_and_titles_are_escaped(tmp_path):
+    chains = fake()
+    chains.draws[BAD_NAME] = chains.draws.pop("a") + torch.linspace(0, 9, 4)[:, None, None]
+    chains.attrs |= {"sampler": BAD_NAME, "settings": {"lr": BAD_NAME, "temperature": 1.0}, "engine": BAD_NAME, "temperature": 1.0}
+    made = report(chains, path=tmp_path / "r.html", title=BAD_NAME)
+    page = read(made.path)
+    assert "<script" not in made.path.read_text("utf-8").lower()
+    assert BAD_NAME in page.words
+    assert BAD_NAME in "".join(page.inside["title"])
+    assert any(BAD_NAME[:12] in part for part in page.inside["text"])  # figures too, and no mathematics made of it
+
+
+@pytest.mark.parametrize("given", [(), ("posterior",), ("laplace",), ("posterior", "laplace"), ("posterior", "test")])
+def test_what_is_not_given_is_named(given, tmp_path):
+    posterior, test = network()
+    inputs = {"posterior": posterior, "test": test, "laplace": Laplace.fit(posterior, structure="diagonal")}
+    page = read(report(draw(posterior), path=tmp_path / "r.html", **{k: inputs[k] for k in given}).path)
+    assert ("laplace=Laplace.fit(posterior)" in page.words) == ("laplace" not in given)
+    assert ("test=(inputs, targets)" in page.words) == ("test" not in given)
+    assert ("temperature by parameter tensor" in page.words) == ("posterior" not in given)
+
+
+def test_regression(tmp_path):
+    posterior, test = linear_regression()
+    chains = draw(posterior, HMC(), num_samples=150, num_warmup=100, thinning=1, batch_size=None)
+    made = report(chains, posterior=posterior, laplace=Laplace.fit(posterior), test=test, path=tmp_path / "r.html")
+    page = read(made.path)
+    assert "both parameters and predictions" in page.words
+    assert any("Coverage." in (svg["aria-label"] or "") for svg in page.all("svg"))
+    assert "coverage of 90 % intervals" in page.words
+    assert "root mean squared error" in page.words
+
+
+def test_a_sound_run_is_trusted(tmp_path):
+    posterior, test = linear_regression()
+    chains = draw(posterior, HMC(), num_samples=500, num_warmup=300, thinning=1, batch_size=None, num_chains=4)
+    made = report(chains, posterior=posterior, test=test, path=tmp_path / "r.html")
+    assert made.verdict == "trust", made.findings
+    assert "Nothing needs to be done" in read(made.path).words
+
+
+def test_a_run_with_heat_is_not(tmp_path):
+    posterior, test = linear_regression()
+    chains = draw(posterior, SGLD(lr=0.2), num_samples=500, num_warmup=300, thinning=5, batch_size=4, num_chains=4)
+    made = report(chains, posterior=posterior, test=test, path=tmp_path / "r.html")
+    assert made.verdict == "do not trust"
+    hot = next(f for f in made.findings if f.topic == "temperature")
+    assert "too hot" in hot.sentence
+    assert hot.remedy.replace("`", "") in read(made.path).words
+
+
+def test_log_density_with_constraint(tmp_path):
+    from torch.distributions import constraints
+
+    target = LogDensity(
+        lambda p: -0.5 * (p["mu"] ** 2).sum() + 2 * p["tau"].log() - p["tau"],
+        {"mu": torch.zeros(2), "tau": torch.tensor(1.0)},
+        {"tau": constraints.positive},
+    )
+    chains = draw(target, HMC(), batch_size=None, thinning=1, num_warmup=200)
+    laplace = Laplace.fit(target, curvature="hessian")
+    page = read(report(chains, posterior=target, laplace=laplace, path=tmp_path / "r.html").path)
+    assert "tau" in page.words
+    assert "no predictions were judged" in page.words
+
+
+def test_stopped_chains(tmp_path):
+    posterior, test = network()
+    chains = draw(posterior, num_chains=4)
+    diverged = torch.zeros(4, 60, dtype=torch.bool)
+    diverged[1, 30:] = True
+    chains.sample_stats["diverged"] = diverged
+    chains.attrs["stopped"] = {"1": 81}
+    for values in chains.draws.values():
+        values[1, 30:] = torch.nan
+    laplace = Laplace.fit(posterior, structure="diagonal")
+    page = read(report(chains, posterior=posterior, laplace=laplace, test=test, path=tmp_path / "r.html").path)
+    assert "chain 1 at step 81" in page.words
+    assert "1 of 4 chains became non-finite" in page.words
+
+
+def test_every_chain_stopped(tmp_path):
+    posterior, test = network()
+    with pytest.warns(UserWarning, match="stopped"):
+        chains = draw(posterior, SGLD(lr=1e6), num_warmup=0)
+    made = report(chains, posterior=posterior, test=test, path=tmp_path / "r.html")
+    assert made.verdict == "do not trust"
+    page = read(made.path)
+    assert "Every chain was stopped" in page.words
+    assert "Lower lr" in page.words
+
+
+def test_single_chain(tmp_path):
+    posterior, test = network()
+    made = report(draw(posterior, num_chains=1), posterior=posterior, test=test, path=tmp_path / "r.html")
+    assert "There is one chain" in read(made.path).words
+    assert made.verdict != "trust"
+
+
+def test_many_chains(tmp_path):
+    page = read(report(fake(40, 60), path=tmp_path / "r.html").path)
+    assert "8 of 40 chains" in page.words
+
+
+def test_interrupted_run(tmp_path):
+    chains = fake(draws=200, interrupted=True, num_samples=900, sampler="SGLD", settings={"lr": 0.1}, temperature=1.0)
+    assert "after 200 of 900 draws" in read(report(chains, path=tmp_path / "r.html").path).words
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3, 5])
+def test_hardly_any_draws(draws, tmp_path):
+    posterior, test = network()
+    chains = draw(posterior, num_samples=draws)
+    laplace = Laplace.fit(posterior, structure="diagonal")
+    made = report(chains, posterior=posterior, laplace=laplace, test=test, path=tmp_path / "r.html")
+    assert made.verdict == "do not trust"
+    read(made.path)
+
+
+def test_constant_draws(tmp_path):
+    posterior, test = network()
+    chains = draw(posterior)
+    for values in chains.draws.values():
+        values[:] = values[:, :1]
+    laplace = Laplace.fit(posterior, structure="diagonal")
+    made = report(chains, posterior=posterior, laplace=laplace, test=test, path=tmp_path / "r.html")
+    assert made.verdict == "do not trust"
+    assert "never moved" in read(made.path).words
+    chains = fake()
+    chains.draws["a"][..., 1] = 3.0
+    assert "never changed" in read(report(chains, path=tmp_path / "r.html").path).words
+
+
+def test_weights_that_vary(tmp_path):
+    posterior, test = network()
+    chains = draw(posterior, SGLD(lr=Polynomial(a=0.1)))
+    page = read(report(chains, posterior=posterior, test=test, path=tmp_path / "r.html").path)
+    assert "in proportion to lr" in page.words
+    assert "Polynomial(a=0.1" in page.words
+
+
+def test_some_parameters_kept(tmp_path):
+    posterior, test = network()
+    chains = draw(posterior, keep="2.*")
+    page = read(report(chains, posterior=posterior, laplace=Laplace.fit(posterior), test=test, path=tmp_path / "r.html").path)
+    assert "kept 2 of 4 parameter tensors" in page.words
+
+
+def test_many_parameters_stay_small(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    chains = Chains(draws={f"layer{i}.weight": torch.randn(4, 50, 1000, generator=generator) for i in range(100)})
+    made = report(chains, path=tmp_path / "r.html")
+    read(made.path)
+    assert made.path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more"),
+    [
+        (SGLD(lr=0.05), {}),
+        (SGLD(lr=Polynomial(a=0.1, b=2.0), temperature=0.5), {"batches": "epoch", "chain_ids": [3, 7]}),
+        (HMC(), {"batch_size": None, "num_samples": 10}),
+    ],
+)
+def test_the_snippet_reproduces_the_draws(sampler, more, tmp_path):
+    posterior, _ = network()
+    chains = draw(posterior, sampler, seed=11, **more)
+    page = read(report(chains, posterior=posterior, path=tmp_path / "r.html").path)
+    code = "".join(page.inside["pre"])
+    ast.parse(code)
+    found: dict = {"posterior": posterior}
+    exec(code, found)
+    for name, values in chains.draws.items():
+        torch.testing.assert_close(found["chains"].draws[name], values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "nowhere/report.html"}, "does not exist"),
+        ({"path": "."}, "is a folder"),
+        ({"test": (torch.zeros(2, 3), torch.zeros(2))}, "needs posterior="),
+        ({"test": torch.zeros(2, 3), "posterior": True}, "must be a pair"),
+        ({"posterior": True, "chains": fake()}, "do not belong to this posterior"),
+        ({"posterior": True, "laplace": True}, "laplace has"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_computed(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    posterior, _ = network()
+    arguments = dict(arguments)
+    chains = arguments.pop("chains", None) or draw(posterior, num_samples=5)
+    if "posterior" in arguments:
+        arguments["posterior"] = posterior
+    if "laplace" in arguments:
+        arguments["laplace"] = Laplace.fit(network(hidden=5)[0])
+    with pytest.raises(ValueError, match=message):
+        report(chains, **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_report_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    chains = fake()
+    monkeypatch.setattr("langevin.diagnostics.sections.build", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report(chains, path=path)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_prior_per_layer_and_test_on_dict_inputs(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 3), nn.Linear(3, 2)
+
+        def forward(self, a, b):
+            return self.second(torch.tanh(self.first(torch.stack((a, b), -1))))
+
+    generator = torch.Generator().manual_seed(0)
+    data = {"a": torch.randn(80, generator=generator), "b": torch.randn(80, generator=generator)}
+    labels = (data["a"] > 0).long()
+    posterior = Posterior(Named(), categorical, (data, labels), prior={"first.*": Normal(0.0, 1.0), "*": Normal(0.0, 2.0)})
+    few = {k: v[:20] for k, v in data.items()}
+    read(report(draw(posterior), posterior=posterior, test=(few, labels[:20]), path=tmp_path / "r.html").path)
