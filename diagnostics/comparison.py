@@ -16,11 +16,9 @@ value: their squares, hence S, have a larger effective sample size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -92,7 +90,7 @@ class Comparison:
     @property
     def names(self) -> list[str]:
         """Labels of the parameters, such as ``0.weight[3, 1]``."""
-        return list(_labels(self.layout))
+        return [self.layout.label(index) for index in range(self.layout.dim)]
 
     @property
     def shift(self) -> PerParameter:
@@ -261,12 +259,6 @@ def compare(chains: Chains, laplace: Laplace) -> Comparison:
         _weights=weights,
         _covariance=covariance,
     )
-
-
-def _labels(layout: Layout) -> Iterator[str]:
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        for index in np.ndindex(*shape):
-            yield f"{name}[{', '.join(map(str, index))}]" if index else name
 
 
 def _kept(chains: Chains, target: Target) -> tuple[Layout, Tensor]:

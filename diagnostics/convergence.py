@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.fft import next_fast_len
 from torch import Tensor
 
 from ..samplers.chains import Chains
 from ..samplers.posterior import Posterior
+from ..samplers.target import Layout
 from .ensemble import draw_means
 
 TAIL = (0.05, 0.95)
@@ -135,7 +136,8 @@ class Convergence:
         order = badness.nan_to_num(nan=math.inf, posinf=math.inf).argsort(descending=True, stable=True)[:count]
         columns = ("mean", "sd", "mcse", "rhat", "ess_bulk", "ess_tail")
         values = torch.stack([_flat(getattr(self, column))[order] for column in columns], -1)
-        labels = _labels(self.mean, order)
+        layout = Layout(tuple(self.mean), tuple(value.shape for value in self.mean.values()))
+        labels = map(layout.label, order.tolist())
         return [{"name": n} | dict(zip(columns, v, strict=True)) for n, v in zip(labels, values.tolist(), strict=True)]
 
     def __str__(self) -> str:
@@ -220,19 +222,6 @@ def _judge(chains: Chains, pieces: Iterable[tuple[str, Tensor]], stopped: dict[s
 
 def _flat(values: dict[str, Tensor]) -> Tensor:
     return torch.cat([value.reshape(-1) for value in values.values()])
-
-
-def _labels(values: dict[str, Tensor], order: Int[Tensor, " count"]) -> list[str]:
-    """Names of flat elements, such as ``0.weight[3, 1]``."""
-    labels = []
-    for index in order.tolist():
-        for name, value in values.items():
-            if index < value.numel():
-                where = torch.unravel_index(torch.tensor(index), value.shape) if value.ndim else ()
-                labels.append(f"{name}[{', '.join(str(int(i)) for i in where)}]" if value.ndim else name)
-                break
-            index -= value.numel()
-    return labels
 
 
 def _statistics(

@@ -10,7 +10,6 @@ Sums run over chunks of examples. Derivatives are taken in the target's dtype, t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -68,8 +67,7 @@ def curvature_matrix(
     Raises
     ------
     ValueError
-        If the model drops the batch dimension of a single example, or `fisher` returns another shape than the outputs'
-        or outputs × last dimension.
+        If `fisher` returns another shape than the outputs' or outputs × last dimension.
     """
     total = torch.zeros((target.dim,) * (1 if diagonal else 2), dtype=torch.float64, device=position.device)
     if kind == "ggn":
@@ -134,14 +132,15 @@ def _add_prior(total: Tensor, posterior: Posterior, position: Position) -> None:
 
 
 def _add_gauss_newton(total: Tensor, posterior: Posterior, position: Position, chunk: int | None) -> None:
-    shape = _output_shape(posterior, position)
+    first = torch.zeros(1, dtype=torch.int64, device=position.device)
+    num_outputs = posterior.outputs(position[None], data_.take(posterior.inputs, first)).numel()
 
     def outputs_of(at: Tensor, example: data_.Inputs) -> tuple[Tensor, Tensor]:
         outputs = posterior.outputs(at[None], example)[0, 0]
         return outputs, outputs
 
     jacobians = vmap(jacrev(outputs_of, has_aux=True), in_dims=(None, 0))
-    for batch in _batches(posterior, math.prod(shape) * posterior.dim, chunk):
+    for batch in _batches(posterior, num_outputs * posterior.dim, chunk):
         jacobian, outputs = jacobians(position, data_.take(posterior.inputs, batch[:, None]))
         information = _output_information(posterior, outputs, posterior.targets[batch]).double()
         jacobian = jacobian.double().reshape(-1, information.shape[-1], posterior.dim)
@@ -150,20 +149,6 @@ def _add_gauss_newton(total: Tensor, posterior: Posterior, position: Position, c
             total += (jacobian * weighted).sum((0, 1))
         else:
             total.addmm_(jacobian.flatten(0, 1).mT, weighted.flatten(0, 1))
-
-
-def _output_shape(posterior: Posterior, position: Position) -> torch.Size:
-    """Shape of one example's outputs, after a check that a batch of one is still a batch."""
-    few = torch.arange(min(2, posterior.num_data), device=position.device)
-    two, one = (
-        posterior.outputs(position[None], data_.take(posterior.inputs, part))[0].shape for part in (few, few[:1])
-    )
-    if one != (1, *two[1:]):
-        raise ValueError(
-            f"the model's outputs have shape {tuple(two)} for {len(few)} examples but {tuple(one)} for one: keep the "
-            "batch dimension (squeeze(-1) instead of squeeze())"
-        )
-    return two[1:]
 
 
 def _output_information(

@@ -86,6 +86,12 @@ class Posterior:
                 "the model's forward pass draws random numbers (functional dropout?); call model.eval() or remove "
                 "them: a random forward pass has no posterior"
             ) from error
+        one = self.outputs(self._default[None], data_.take(self.inputs, few[:1]))[0]
+        if one.shape != (1, *outputs.shape[1:]):
+            raise ValueError(
+                f"the model's outputs have shape {tuple(outputs.shape)} for {len(few)} examples but {tuple(one.shape)} "
+                "for one: keep the batch dimension (squeeze(-1) instead of squeeze())"
+            )
         for name, buffer in self._buffers.items():
             if not torch.equal(buffer, before[name]):
                 raise ValueError(

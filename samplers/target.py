@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -37,6 +38,14 @@ class Layout:
     def dim(self) -> int:
         """Number of elements of all parameters."""
         return sum(self.sizes)
+
+    def label(self, index: int) -> str:
+        """Name of one element of a flat position, such as ``0.weight[3, 1]``."""
+        for name, shape, size in zip(self.names, self.shapes, self.sizes, strict=True):
+            if index < size:
+                return f"{name}[{', '.join(str(i) for i in np.unravel_index(index, shape))}]" if shape else name
+            index -= size
+        raise IndexError(f"position has {self.dim} elements")
 
     def ravel(self, values: Mapping[str, Tensor]) -> Float[Tensor, "*chain dim"]:
         """Concatenate `{name: [*chain, *shape]}` into `[*chain, dim]`."""

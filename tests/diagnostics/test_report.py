@@ -205,7 +205,7 @@ def test_regression(tmp_path):
 
 def test_a_sound_run_is_trusted(tmp_path):
     posterior, test = linear_regression()
-    chains = draw(posterior, HMC(), num_samples=500, num_warmup=300, thinning=1, batch_size=None, num_chains=4)
+    chains = draw(posterior, HMC(), num_samples=1000, num_warmup=300, thinning=1, batch_size=None, num_chains=4)
     made = report(chains, posterior=posterior, test=test, path=tmp_path / "r.html")
     assert made.verdict == "trust", made.findings
     assert "Nothing needs to be done" in read(made.path).words

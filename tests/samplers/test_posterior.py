@@ -215,6 +215,11 @@ class Noisy(nn.Module):
         return nn.functional.dropout(self.linear(x), 0.5, training=True)
 
 
+class Squeezed(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
 def integer_model():
     model = nn.Linear(4, 3)
     model.count = nn.Parameter(torch.tensor([3]), requires_grad=False)
@@ -240,6 +245,7 @@ NAN[4, 1] = float("nan")
         ({"likelihood": gaussian(1.0), "model": nn.Linear(4, 1), "data": (X, X[:, 0])}, "unsqueeze"),
         ({"likelihood": lambda z: Normal(z.mean(), 1.0)}, "describe each example"),
         ({"likelihood": lambda z: z}, "must return a torch Distribution"),
+        ({"likelihood": bernoulli, "model": Squeezed(4, 1), "data": (X, Y % 2)}, r"\(\) for one: keep the batch"),
         ({"prior": {"layer9.*": None}}, "'layer9.*' matches none"),
         ({"parameters": ["0.*", "nope"]}, "'nope' matches none"),
         ({"model": nn.Tanh()}, "no parameters"),
