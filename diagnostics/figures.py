@@ -1,7 +1,8 @@
 """The report's figures: small matplotlib panels turned into inline SVG that takes its colours from the page.
 
-Every colour below is a stand-in that `_inline` replaces by a CSS variable, so one figure serves light, dark and print. Panels
-are as wide as a phone; the page sets several side by side where there is room. Text stays text: it scales and can be searched.
+Every colour below is a stand-in that `_inline` replaces by a CSS variable, so one figure serves light, dark and print.
+Panels are as wide as a phone; the page sets several side by side where there is room. Text stays text: it scales and
+can be searched.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ MAX_POINTS = 240
 """Points of one line."""
 MAX_DOTS = 300
 """Dots of one scatter plot."""
+LEAST_IN_BIN = 5
+"""Examples below which a point of the reliability diagram is left out."""
 
 INK, MUTED, GRID, SURFACE, GOOD = (f"#00000{i}" for i in range(1, 6))
 SERIES = [f"#00001{i}" for i in range(MAX_LINES)]
@@ -80,7 +83,7 @@ class _Canvas:
         self.key, self.title, self.height = key, title, height
 
     def __enter__(self) -> Axes:
-        self._context = mpl.rc_context(_STYLE)
+        self._context = mpl.rc_context(_STYLE)  # pyright: ignore[reportArgumentType]
         self._context.__enter__()
         self.figure = Figure(figsize=(5.0, self.height / 72), layout="constrained")
         axes = self.figure.add_subplot()
@@ -125,7 +128,7 @@ def _inline(svg: str, key: str, alt: str) -> Markup:
                 value = re.sub(r"#0000\d\d", lambda m: f"var(--{_VARIABLES[m[0]]})", value)
                 element.set(attribute, value)
     # The text was written by ElementTree, which escapes it; nothing else enters the page unescaped.
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def _short(text: str, length: int = 46) -> str:
@@ -198,7 +201,8 @@ def ranks(key: str, values: np.ndarray, title: str, bins: int = 20) -> Panel:
         axes.spines["left"].set_visible(False)
     which = "the chains that differ most" if len(chains) < len(values) else "each chain"
     return canvas.panel(
-        f"Ranks of {which} among all draws. Bars near the dashed line: the chain visits every level as often as the others.",
+        f"Ranks of {which} among all draws. Bars near the dashed line: the chain visits every level as often as the "
+        "others.",
         f"Rank histograms of {title}; mean departure from uniform by chain: "
         + ", ".join(f"chain {c} {off[c]:.0%}" for c in chains)
         + ".",
@@ -229,17 +233,31 @@ def overview(
                 rest = worst[len(shown) :]
                 shown = np.concatenate([shown, rest[_spread(len(rest), MAX_DOTS - len(shown))]])
             x, y = ess[known][shown], np.maximum(rhat[known][shown] - 1, floor)
-            axes.scatter(x, y, s=14, color=SERIES[1 - i % 2], alpha=0.6, lw=0, label=f"{label} ({known.sum():,})", marker="o^"[i % 2])
+            axes.scatter(
+                x,
+                y,
+                s=14,
+                color=SERIES[1 - i % 2],
+                alpha=0.6,
+                lw=0,
+                label=f"{label} ({known.sum():,})",
+                marker="o^"[i % 2],
+            )
             inside = ((rhat <= rhat_limit) & (ess >= ess_limit))[known].mean() if known.any() else float("nan")
             alts.append(f"{label}: {known.sum()} numbers, {inside:.0%} in the good corner")
-        axes.set(xlim=(low, high), ylim=(floor / 1.5, top), xlabel="effective draws (smaller of bulk and tail)", ylabel="R̂")
+        axes.set(
+            xlim=(low, high), ylim=(floor / 1.5, top), xlabel="effective draws (smaller of bulk and tail)", ylabel="R̂"
+        )
         _plain_log(axes, "x", [1, 3, 10, 30, 100, 400, 1000, 4000, 10_000, 40_000, 100_000, 1_000_000])
         _plain_log(axes, "y", [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 100])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{1 + y:.4g}"))
-        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.1, markerscale=1.8)
+        canvas.figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.1, markerscale=1.8
+        )
     return canvas.panel(
         f"Each dot is one number that was sampled or predicted. The shaded corner, R̂ ≤ {rhat_limit} and at least "
-        f"{ess_limit:.0f} effective draws, is where they should be. The worst are always drawn; of the rest, an even selection.",
+        f"{ess_limit:.0f} effective draws, is where they should be. The worst are always drawn; of the rest, an even "
+        "selection.",
         f"Scatter of R̂ against effective draws. {'; '.join(alts)}.",
     )
 
@@ -253,7 +271,9 @@ def intervals(
         height = np.arange(len(rows))[::-1]
         value, error = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
         for i, (label, at) in enumerate(lines):
-            axes.axvline(at, color=(INK, SERIES[1])[i % 2], lw=1.2, ls=("-", (0, (4, 3)))[i % 2], label=f"{label} {_number(at)}")
+            axes.axvline(
+                at, color=(INK, SERIES[1])[i % 2], lw=1.2, ls=("-", (0, (4, 3)))[i % 2], label=f"{label} {_number(at)}"
+            )
         axes.errorbar(value, height, xerr=1.96 * np.nan_to_num(error), fmt="o", ms=5, color=SERIES[0], lw=1.6)
         axes.set_yticks(height, [_short(r[0], 24) for r in rows])
         for text in axes.get_yticklabels():
@@ -288,7 +308,9 @@ def ellipses(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
             axis.set_major_formatter(FuncFormatter(_number))
-        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.6, markerscale=2)
+        canvas.figure.legend(
+            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.6, markerscale=2
+        )
     sizes = "; ".join(f"{k} spans {np.ptp(o[:, 0]):.3g} by {np.ptp(o[:, 1]):.3g}" for k, o in outlines.items())
     return canvas.panel(
         "95 % ellipses of the two Gaussians with the same mean and covariance, and draws of the chains.",
@@ -306,7 +328,7 @@ def histogram(
     log: bool = False,
     share: bool = False,
 ) -> Panel:
-    """Histograms of `{label: values}` on common bins; `share` divides each by its size, `mark` draws a vertical line."""
+    """Histograms of `{label: values}` on common bins; `share` divides each by its size, `mark` is a vertical line."""
     everything = np.concatenate([v[np.isfinite(v)] for v in groups.values()])
     low, high = np.quantile(everything, [0.001, 0.999]) if everything.size else (0.0, 1.0)
     if mark is not None:
@@ -347,15 +369,19 @@ def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.nda
         axes.plot([0, 1], [0, 1], color=MUTED, lw=1.0, ls=(0, (4, 3)))
         left = 1.0
         for i, (label, (confidence, accuracy, count)) in enumerate(curves.items()):
-            filled = count > 0
+            filled = count >= (LEAST_IN_BIN if (count >= LEAST_IN_BIN).any() else 1)
             confidence, accuracy, count = confidence[filled], accuracy[filled], count[filled]
             left = min(left, confidence.min(initial=1.0))
             size = 10 + 110 * count / max(count.max(initial=1), 1)
             axes.plot(confidence, accuracy, color=SERIES[i], lw=1.4, ls=("-", (0, (4, 2)))[i % 2])
-            axes.scatter(confidence, accuracy, s=size, color=SERIES[i], alpha=0.75, lw=0, label=label, marker="os^D"[i % 4])
+            axes.scatter(
+                confidence, accuracy, s=size, color=SERIES[i], alpha=0.75, lw=0, label=label, marker="os^D"[i % 4]
+            )
             pairs = ", ".join(f"{c:.0%} sure {a:.0%} right" for c, a in zip(confidence, accuracy, strict=True))
             alts.append(f"{label}: {pairs}")
-        axes.set(xlim=(max(0, left - 0.06), 1.02), ylim=(-0.02, 1.04), xlabel="confidence", ylabel="share that was right")
+        axes.set(
+            xlim=(max(0, left - 0.06), 1.02), ylim=(-0.02, 1.04), xlabel="confidence", ylabel="share that was right"
+        )
         handles = axes.legend(loc="lower right", borderaxespad=0.2)
         for handle in handles.legend_handles:
             if handle is not None and hasattr(handle, "set_sizes"):
@@ -364,7 +390,8 @@ def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.nda
             axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
         axes.grid(lw=0.6)
     return canvas.panel(
-        "On the dashed line confidence is honest; below it the model is too sure. The area of a mark is the number of examples.",
+        "On the dashed line confidence is honest; below it the model is too sure. The area of a mark is the number of "
+        f"examples; bins of fewer than {LEAST_IN_BIN} are left out.",
         f"Reliability diagram. {'; '.join(alts)}.",
     )
 
@@ -386,5 +413,6 @@ def coverage(key: str, nominal: np.ndarray, curves: dict[str, np.ndarray], title
         for label, found in curves.items()
     ]
     return canvas.panel(
-        "On the dashed line intervals hold what they promise; below it they are too narrow.", f"Coverage. {'; '.join(alts)}."
+        "On the dashed line intervals hold what they promise; below it they are too narrow.",
+        f"Coverage. {'; '.join(alts)}.",
     )

@@ -1,8 +1,8 @@
 """One self-contained HTML file that says whether chains can be believed, and why.
 
-Nothing is decided here: `verdict` applies the rules to what `convergence`, `temperature`, `compare` and `Ensemble` measured,
-`sections` words the rest, `figures` draws, and the template lays out. The file loads nothing and runs no scripts; every string is
-escaped by Jinja2 except the SVG of `figures`.
+Nothing is decided here: `measurements` gathers what `convergence`, `temperature`, `compare` and `Ensemble` say,
+`verdict` applies the rules, `evidence` and `sections` word it, `figures` draws, and the template lays out. The file
+loads nothing and runs no scripts; Jinja2 escapes every string except the SVG of `figures`.
 """
 
 from __future__ import annotations
@@ -15,33 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
-import torch
 from markupsafe import Markup, escape
-from torch import Tensor
 
-from ..samplers import data as data_
 from ..samplers.chains import Chains
 from ..samplers.posterior import Posterior
 from ..samplers.target import Target
-from . import calibration
-from .comparison import Comparison, compare
-from .convergence import Convergence, convergence
-from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point
+from . import sections
+from .ensemble import Prediction
 from .laplace import Laplace
-from .thermometer import Temperature, temperature
-from .verdict import Finding, judge
-
-MAX_INPUTS = 300
-"""Inputs at which predictions are judged for convergence, evenly chosen."""
-MAX_COSTS = 60
-"""Draws per chain at which the full cost is evaluated."""
-AT_ONCE = 2**15
-"""(Draw, example) pairs evaluated together."""
-LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-"""Predictive intervals whose coverage is drawn."""
-MAX_LAPLACE = 400
-"""Laplace draws in its ensemble, at most."""
+from .measurements import measure
+from .rules import Finding
+from .verdict import judge
 
 
 @dataclass(frozen=True)
@@ -67,30 +51,6 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join([f"Verdict: {self.verdict}", *(f"  {s}" for s in self.sentences if s), f"  {self.path}"])
-
-
-@dataclass
-class Measured:
-    """All that is known of the chains; None where the inputs for it were not given, `problems` where it failed."""
-
-    chains: Chains
-    finished: Chains | None = None
-    posterior: Target | None = None
-    laplace: Laplace | None = None
-    convergence: Convergence | None = None
-    inputs: Any = None
-    inputs_kind: str = ""
-    cost: tuple[Tensor, Tensor] | None = None
-    temperature: Temperature | None = None
-    comparison: Comparison | None = None
-    targets: Tensor | None = None
-    evaluation: Evaluation | None = None
-    prediction: Prediction | None = None
-    coverage: tuple[np.ndarray, np.ndarray] | None = None
-    mode_metrics: dict[str, float] | None = None
-    mode_prediction: Prediction | None = None
-    laplace_evaluation: Evaluation | None = None
-    problems: dict[str, str] = field(default_factory=dict)
 
 
 def report(
@@ -128,13 +88,11 @@ def report(
     Raises
     ------
     ValueError
-        If the folder of `path` does not exist, `test` is not a pair or comes without `posterior`, or posterior and chains do
-        not fit together.
+        If the folder of `path` does not exist, `test` is not a pair or comes without `posterior`, or posterior and
+        chains do not fit together.
     """
-    from . import sections
-
     path = _check(chains, posterior, laplace, test, path)
-    measured = _measure(chains, posterior, laplace, test)
+    measured = measure(chains, posterior, laplace, test)
     verdict = judge(
         chains,
         measured.convergence,
@@ -146,9 +104,13 @@ def report(
         symmetric=_symmetric(posterior),
     )
     title = title if title is not None else f"{chains.attrs.get('sampler', 'Chains')}: {sections.size_of(chains)}"
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["words"] = _words
-    template = environment.from_string(resources.files(__package__).joinpath("templates/report.html").read_text("utf-8"))
+    template = environment.from_string(
+        resources.files("langevin.diagnostics").joinpath("templates/report.html").read_text("utf-8")
+    )
     html = template.render(
         title=title,
         subtitle=sections.subtitle(measured),
@@ -176,13 +138,19 @@ def _words(text: str) -> Markup:
 
 
 def _check(
-    chains: Chains, posterior: Target | None, laplace: Laplace | None, test: tuple[Any, Any] | None, path: str | os.PathLike[str]
+    chains: Chains,
+    posterior: Target | None,
+    laplace: Laplace | None,
+    test: tuple[Any, Any] | None,
+    path: str | os.PathLike[str],
 ) -> Path:
     path = Path(path)
     if not path.absolute().parent.is_dir():
         raise ValueError(f"the folder of path={str(path)!r} does not exist; create it or choose another")
     if path.is_dir():
-        raise ValueError(f"path={str(path)!r} is a folder; name a file in it, for example {str(path / 'report.html')!r}")
+        raise ValueError(
+            f"path={str(path)!r} is a folder; name a file in it, for example {str(path / 'report.html')!r}"
+        )
     if test is not None:
         if not isinstance(test, (tuple, list)) or len(test) != 2:
             raise ValueError(f"test must be a pair (inputs, targets), got {type(test).__name__}")
@@ -194,7 +162,8 @@ def _check(
             if name not in shapes or draws.shape[2:] != shapes[name]:
                 expected = f"of shape {tuple(shapes[name])}" if name in shapes else f"not among {list(shapes)[:8]}"
                 raise ValueError(
-                    f"the chains do not belong to this posterior: they hold {name!r} of shape {tuple(draws.shape[2:])}, which "
+                    f"the chains do not belong to this posterior: they hold {name!r} of shape "
+                    f"{tuple(draws.shape[2:])}, which "
                     f"there is {expected}"
                 )
     if laplace is not None and posterior is not None and laplace.mode.numel() != posterior.dim:
@@ -210,98 +179,3 @@ def _confidence(prediction: Prediction | None) -> float | None:
 def _symmetric(posterior: Target | None) -> bool:
     """Whether different weights may compute the same function: several weight matrices in a row can trade units."""
     return isinstance(posterior, Posterior) and sum(len(shape) >= 2 for shape in posterior.layout.shapes) > 1
-
-
-def _measure(
-    chains: Chains, posterior: Target | None, laplace: Laplace | None, test: tuple[Any, Any] | None
-) -> Measured:
-    measured = Measured(chains, posterior=posterior, laplace=laplace)
-    if not bool(chains.valid.all(-1).any()):
-        return measured
-    finished = measured.finished = chains.finished()
-    whole = posterior
-    if posterior is not None and set(posterior.layout.names) != set(chains.draws):
-        measured.problems["posterior"] = (
-            f"The chains kept {len(chains.draws)} of {len(posterior.layout.names)} parameter tensors; predictions and temperature "
-            "by tensor need all of them."
-        )
-        whole = None
-    predicts = whole if isinstance(whole, Posterior) else None
-    inputs = None
-    if predicts is not None:
-        inputs, count, measured.inputs_kind = predicts.inputs, predicts.num_data, "training inputs"
-        if test is not None:
-            inputs, targets = data_.as_tensors(test)
-            count, measured.inputs_kind = data_.check(inputs, targets), "test inputs"
-            inputs = data_.cast(inputs, predicts.device, predicts.dtype)
-            measured.targets = targets.to(predicts.device)
-        measured.inputs = data_.take(inputs, _evenly(count, predicts))
-    measured.convergence = convergence(chains, predicts, measured.inputs)
-    measured.cost = _cost(finished, whole)
-    with _Problem(measured, "temperature"):
-        measured.temperature = temperature(finished, whole)
-    if laplace is not None:
-        with _Problem(measured, "comparison"):
-            measured.comparison = compare(chains, laplace)
-    if predicts is not None and measured.targets is not None:
-        _predict(measured, predicts, finished, inputs, measured.targets, laplace)
-    return measured
-
-
-def _cost(finished: Chains, target: Target | None) -> tuple[Tensor, Tensor] | None:
-    """Cost [chain, draw] and numbers of its draws; of the full data at some draws where the recorded one is an estimate."""
-    if finished.attrs.get("batch_size") is None or target is None:
-        cost = finished.sample_stats.get("cost")
-        return None if cost is None else (cost, torch.arange(cost.shape[1]))
-    chosen = torch.linspace(0, finished.num_draws - 1, min(finished.num_draws, MAX_COSTS)).round().long()
-    positions = target.ravel({name: x[:, chosen] for name, x in finished.draws.items()}).flatten(0, 1)
-    positions = positions.to(device=target.device, dtype=target.dtype)
-    total = torch.zeros(len(positions), dtype=torch.float64)
-    for batch in torch.arange(target.num_data, device=target.device).split(AT_ONCE):
-        for rows in torch.arange(len(positions)).split(max(1, AT_ONCE // len(batch))):
-            part = target.cost(positions[rows], batch.expand(len(rows), -1))  # (N/B) Σ_b L_b + R
-            total[rows] += len(batch) / target.num_data * part.cpu().double()
-    return total.unflatten(0, (finished.num_chains, len(chosen))), chosen
-
-
-def _predict(
-    measured: Measured, posterior: Posterior, finished: Chains, inputs: Any, targets: Tensor, laplace: Laplace | None
-) -> None:
-    """Metrics and predictions on test data."""
-    with _Problem(measured, "predictions"):
-        ensemble = Ensemble(posterior, finished)
-        measured.evaluation = ensemble.evaluate(inputs, targets)
-        measured.prediction = ensemble.predict(inputs)
-        if "coverage_90" in measured.evaluation.ensemble:
-            few = data_.take(inputs, _evenly(len(targets), posterior))
-            found = []
-            for level in LEVELS:
-                low, high = ensemble.interval(few, level)
-                found.append(calibration.coverage(low, high, targets[_evenly(len(targets), posterior)].cpu()))
-            measured.coverage = (np.array(LEVELS), np.array(found))
-    if laplace is not None:
-        with _Problem(measured, "predictions at the mode"):
-            measured.mode_metrics = evaluate_point(posterior, laplace.mode, inputs, targets)
-            measured.mode_prediction = Ensemble(posterior, laplace.mode[None]).predict(inputs)
-            measured.laplace_evaluation = Ensemble(posterior, laplace, num_draws=MAX_LAPLACE).evaluate(inputs, targets)
-
-
-def _evenly(count: int, posterior: Posterior) -> Tensor:
-    """Indices of at most `MAX_INPUTS` examples."""
-    return torch.linspace(0, count - 1, min(count, MAX_INPUTS)).round().long().to(posterior.device)
-
-
-class _Problem:
-    """Records a ValueError under a name and goes on: a report on what there is, rather than none."""
-
-    def __init__(self, measured: Measured, name: str):
-        self.measured, self.name = measured, name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> bool:
-        if isinstance(error, ValueError):
-            self.measured.problems[self.name] = f"Not shown: {error}."
-            return True
-        return False

@@ -1,100 +1,21 @@
-"""The rules that decide whether chains can be trusted, in plain words with numbers.
+"""Whether chains can be trusted: the worst of all checks, and why, in three sentences.
 
-Every threshold is in `RULES`. A finding is "trust", "look" or "do not trust"; the verdict is the worst of them. Notes inform and
-do not count. Agreement is judged on predictions where the model can compute the same function with different weights (hidden
-units can be permuted, signs flipped): there R̂ of single weights is large in perfectly good chains.
-
-Largest R̂ and smallest ESS over thousands of numbers are extreme values: they pass the usual thresholds by chance alone. So 95 % of
-the numbers must meet the usual threshold and the worst one a wider one; with fewer than twenty numbers all must meet the usual.
+A finding is "trust", "look" or "do not trust"; the verdict is the worst of them. Notes inform and do not count.
+Agreement is judged on predictions where the model can compute the same function with different weights (hidden units
+can be permuted, signs flipped): there R̂ of single weights is large in perfectly good chains.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from ..samplers.chains import Chains
+from .checks import agreement, heat, notes, run
 from .comparison import Comparison
 from .convergence import Convergence
 from .ensemble import Evaluation
+from .rules import LEVELS, NOTE, Finding, num, statistics
 from .thermometer import Temperature
-
-LEVELS = ("trust", "look", "do not trust")
-NOTE = "note"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A quantity with the value up to which it is good, and the value beyond which it is bad.
-
-    Attributes
-    ----------
-    what
-        The quantity, in words.
-    good, bad
-        The limits; between them is "look". Which side is good follows from their order.
-    why
-        Reason or source.
-    """
-
-    what: str
-    good: float
-    bad: float
-    why: str
-
-    def level(self, value: float) -> str:
-        """Level of a value; one that could not be computed is bad."""
-        sign = 1 if self.good <= self.bad else -1
-        if sign * value <= sign * self.good:
-            return LEVELS[0]
-        return LEVELS[1] if sign * value <= sign * self.bad else LEVELS[2]
-
-
-ALLOWED = 0.05
-"""Share of the numbers that may miss the usual threshold for R̂ and ESS."""
-
-CALIBRATED = 0.05
-"""Difference between mean confidence and accuracy beyond which there is a note."""
-
-RULES = {
-    "rhat": Rule("R̂ that 95 % of the numbers keep within", 1.01, 1.05, "Vehtari et al. 2021: R̂ ≤ 1.01"),
-    "rhat_worst": Rule("largest R̂", 1.05, 1.1, "an extreme among many; 1.1 was the older rule for one number"),
-    "ess": Rule("effective draws that 95 % of the numbers reach", 400, 100, "Vehtari et al. 2021: 100 per chain, 4 chains"),
-    "ess_worst": Rule("smallest number of effective draws", 100, 50, "below 50, R̂ and ESS themselves are unreliable"),
-    "draws": Rule("draws per chain", 50, 20, "each half of a chain must show its own mean and spread"),
-    "chains": Rule("chains", 2, 1, "one chain cannot show that another start leads elsewhere"),
-    "stopped": Rule("share of chains stopped by a non-finite value", 0.0, 0.49, "what is left is a selection"),
-    "frozen": Rule("share of numbers that never moved", 0.0, 0.01, "a chain that stands still has no spread"),
-    "temperature": Rule("distance of the temperature's 95 % interval from T, over T", 0.1, 0.3, "10 % in T: 5 % in spreads"),
-    "precision": Rule("standard error of the temperature, over T", 0.1, math.inf, "too few effective draws to tell"),
-    "block": Rule("the same distance for one parameter tensor, at 4 standard errors", 0.3, math.inf, "heat can differ by tensor"),
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check.
-
-    Attributes
-    ----------
-    level
-        "trust", "look", "do not trust" or "note".
-    topic
-        Two or three words.
-    sentence
-        What was found, with the numbers.
-    remedy
-        What to do about it; empty where nothing is to be done.
-    """
-
-    level: str
-    topic: str
-    sentence: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,25 +66,27 @@ def judge(
         Whether different weights can compute the same function, so that single weights need not agree between chains.
     """
     by_predictions = convergence is not None and convergence.predictions is not None
-    findings = _run(chains)
+    findings = run(chains)
     if convergence is not None:
         if by_predictions:
-            findings += _agreement(chains, convergence.predictions, "predictions")  # pyright: ignore[reportArgumentType]
-        weights = _agreement(chains, convergence, "parameters")
-        findings += [_as_note(f) for f in weights] if by_predictions and symmetric else weights
+            findings += agreement(chains, convergence.predictions, "predictions")  # pyright: ignore[reportArgumentType]
+        counts = not (by_predictions and symmetric)
+        weights = agreement(chains, convergence, "parameters") if counts else [_weights(convergence)]
+        findings += weights
         if symmetric and not by_predictions and any(f.level != LEVELS[0] for f in weights):
             findings.append(
                 Finding(
                     NOTE,
                     "basis",
-                    "Only single weights could be judged; in a network with hidden layers they can disagree although the "
+                    "Only single weights could be judged; in a network with hidden layers they can disagree although "
+                    "the "
                     "chains compute the same function.",
                     "Give test inputs (`test=(x, y)`) to judge predictions instead.",
                 )
             )
     if temperature is not None:
-        findings += _heat(chains, temperature)
-    findings += _notes(chains, comparison, evaluation, mode, confidence)
+        findings += heat(chains, temperature)
+    findings += notes(chains, comparison, evaluation, mode, confidence)
     findings.sort(key=lambda f: -LEVELS.index(f.level) if f.level in LEVELS else 1)
     level = next((f.level for f in findings if f.level in LEVELS), LEVELS[0])
     if level == LEVELS[0] and convergence is None:
@@ -175,7 +98,8 @@ def judge(
 def _basis(by_predictions: bool, symmetric: bool) -> tuple[str, str]:
     if by_predictions and symmetric:
         return "predictions", (
-            "The verdict rests on predictions. This model can compute the same function with different weights (hidden units "
+            "The verdict rests on predictions. This model can compute the same function with different weights "
+            "(hidden units "
             "can be permuted), so chains may disagree in single weights and still agree in everything the model says."
         )
     if by_predictions:
@@ -185,302 +109,13 @@ def _basis(by_predictions: bool, symmetric: bool) -> tuple[str, str]:
     return "parameters", "The verdict rests on the parameters; no predictions were judged."
 
 
-def _run(chains: Chains) -> list[Finding]:
-    """Did the chains run, and did they move?"""
-    findings = []
-    total, attrs = chains.num_chains, chains.attrs
-    stopped = {str(k): v for k, v in (attrs.get("stopped") or {}).items()}
-    lost = int((~chains.valid.all(-1)).sum())
-    lr = (attrs.get("settings") or {}).get("lr")
-    if lost:
-        steps = ", ".join(f"chain {c} at step {s}" for c, s in stopped.items()) or f"{lost} chains"
-        lower = f"from {num(lr)} to {num(lr / 3)} " if isinstance(lr, (int, float)) else ""
-        findings.append(
-            Finding(
-                RULES["stopped"].level(lost / total),
-                "stopped chains",
-                f"{lost} of {total} chains became non-finite and were stopped ({steps}); what follows leaves them out.",
-                f"Lower `lr` {lower}and sample again: chains that survive next to ones that explode are near the limit too.",
-            )
-        )
-    kept = total - lost
-    if kept == 0:
-        return findings
-    if kept == 1:
-        findings.append(
-            Finding(
-                LEVELS[1],
-                "one chain",
-                "There is one chain, so nothing shows whether another start would have led elsewhere.",
-                "Sample at least four chains (`num_chains=4`), from different starts.",
-            )
-        )
-    draws = chains.num_draws
-    if (level := RULES["draws"].level(draws)) != LEVELS[0]:
-        findings.append(
-            Finding(
-                level,
-                "few draws",
-                f"There are {draws} draws per chain; below {num(RULES['draws'].good)} neither R̂ nor ESS means much.",
-                f"Keep more draws: `num_samples={max(200, 4 * draws)}`.",
-            )
-        )
-    share, still = frozen(chains)
-    if still:
-        findings.append(
-            Finding(
-                LEVELS[2],
-                "chains at rest",
-                f"{_chain_list(still)} never moved: every draw is the same.",
-                "Check that `lr` is not below the rounding of the parameters' type and that their gradients are not all zero.",
-            )
-        )
-    elif share > 0:
-        findings.append(
-            Finding(
-                RULES["frozen"].level(share),
-                "numbers at rest",
-                f"{share:.2g} of the sampled numbers never changed in a whole chain.",
-                "With bfloat16 or float16 parameters small steps are rounded away: sample in float32. Otherwise leave those "
-                "parameters out (`parameters=`).",
-            )
-        )
-    return findings
-
-
-def frozen(chains: Chains) -> tuple[float, list[int]]:
-    """Share of numbers that are constant within a chain that was not stopped, and the chains in which all are."""
-    finished = chains.valid.all(-1)
-    if chains.num_draws < 2:
-        return 0.0, []
-    constant = torch.stack(
-        [(x[finished] == x[finished, :1]).all(1).reshape(int(finished.sum()), -1).sum(1) for x in chains.draws.values()]
-    ).sum(0)
-    size = sum(x[0, 0].numel() for x in chains.draws.values())
-    ids = chains.attrs.get("chain_ids") or list(range(chains.num_chains))
-    names = [ids[int(i)] for i in finished.nonzero().flatten()]
-    still = [name for name, count in zip(names, constant.tolist(), strict=True) if count == size]
-    return float(constant.sum()) / (size * len(names)), still
-
-
-def _agreement(chains: Chains, convergence: Convergence, what: str) -> list[Finding]:
-    """R̂ and effective draws of one kind of number."""
+def _weights(convergence: Convergence) -> Finding:
+    """Tell how far single weights agree where that does not count."""
     rhat, ess = (values[~values.isnan()] for values in statistics(convergence))
-    if not len(ess) or (convergence.num_chains > 1 and not len(rhat)):
-        return [
-            Finding(
-                LEVELS[2],
-                f"R̂ of {what}",
-                f"R̂ and effective draws of the {what} cannot be computed: too few draws, or none that vary.",
-                "Sample more draws, and see whether the chains moved.",
-            )
-        ]
-    findings = []
-    thinning, warmup = int(chains.attrs.get("thinning") or 1), int(chains.attrs.get("num_warmup") or 0)
-    usual_ess, least = most(ess, largest=False), float(ess.min())
-    factor = 1.1 * max(1.0, RULES["ess"].good / usual_ess, RULES["ess_worst"].good / least)
-    if len(rhat):
-        usual, worst = most(rhat), float(rhat.max())
-        level = max(RULES["rhat"].level(usual), RULES["rhat_worst"].level(worst), key=LEVELS.index)
-        wanted, numbers = RULES["rhat"].good, f"{len(rhat):,} {what}"
-        if level == LEVELS[0]:
-            sentence = f"The chains agree: R̂ is at most {num(usual, 3, 'f')} for 95 % of {numbers} and {num(worst, 3, 'f')} at worst."
-            if len(rhat) < 20:
-                sentence = f"The chains agree: R̂ is at most {num(worst, 3, 'f')} over {numbers}."
-        else:
-            verb = "do not quite agree" if level == LEVELS[1] else "disagree"
-            aside = f", and to {num(usual, 3, 'f')} without the worst 5 %" if len(rhat) >= 20 else ""
-            sentence = f"The chains {verb}: over {numbers} R̂ goes up to {num(worst, 3, 'f')}{aside}; {wanted} is wanted."
-        longer = max(2 * warmup, chains.num_draws * thinning)
-        remedy = (
-            f"The chains have not covered the same region. Warm up longer (`num_warmup={_round(longer)}`) and run "
-            f"{_times(max(factor, 2.0 if level == LEVELS[1] else 4.0))} as many steps; look at the traces for drift or for separate levels."
-        )
-        findings.append(Finding(level, f"R̂ of {what}", sentence, "" if level == LEVELS[0] else remedy))
-    level = max(RULES["ess"].level(usual_ess), RULES["ess_worst"].level(least), key=LEVELS.index)
-    total = convergence.num_chains * convergence.num_draws
-    sentence = f"{total:,} draws are worth at least {least:.0f} independent ones for each of {len(ess):,} {what}"
-    if len(ess) >= 20:
-        sentence += f", and at least {usual_ess:.0f} for 95 % of them"
-    remedy = (
-        f"Run about {_times(factor)} as many steps: `thinning={_round(factor * thinning)}` with as many draws, or "
-        f"`num_samples={_round(factor * chains.num_draws)}`. A larger `lr` mixes faster, as long as the temperature stays right."
-    )
-    findings.append(Finding(level, f"ESS of {what}", sentence + ".", "" if level == LEVELS[0] else remedy))
-    return findings
-
-
-def _times(factor: float) -> str:
-    return f"{num(factor, 2)} times"
-
-
-def _round(value: float) -> int:
-    """Round up to two significant digits."""
-    scale = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
-    return math.ceil(value / scale) * scale
-
-
-def statistics(convergence: Convergence) -> tuple[Tensor, Tensor]:
-    """R̂ and the smaller of bulk and tail ESS of every number, flat."""
-    rhat = torch.cat([x.reshape(-1) for x in convergence.rhat.values()])
-    bulk = torch.cat([x.reshape(-1) for x in convergence.ess_bulk.values()])
-    tail = torch.cat([x.reshape(-1) for x in convergence.ess_tail.values()])
-    return rhat, torch.minimum(bulk, tail)
-
-
-def most(values: Tensor, largest: bool = True) -> float:
-    """Return the value that at most a share `ALLOWED` of the numbers lie beyond; the extreme itself with fewer than twenty."""
-    beyond = int(ALLOWED * values.numel())
-    return float(values.sort(descending=largest).values[beyond])
-
-
-def _heat(chains: Chains, temperature: Temperature) -> list[Finding]:
-    """Measured against nominal temperature."""
-    nominal, value, error = temperature.nominal, temperature.value, temperature.error
-    attrs = chains.attrs
-    if nominal is None:
-        return [Finding(NOTE, "temperature", f"Measured {num(value)}; the chains do not say what was asked for.")]
-    if not nominal > 0:
-        return [
-            Finding(
-                LEVELS[2],
-                "temperature",
-                f"The nominal temperature is {num(nominal)}: these are steps of an optimiser, not draws of a posterior.",
-                "Sample with `temperature=1.0`.",
-            )
-        ]
-    if not math.isfinite(value + error):
-        few = "The temperature cannot be told from so few or such short chains."
-        return [Finding(LEVELS[1], "temperature", few, "Sample more draws.")]
-    low, high = temperature.interval
-    if temperature.shortfall < 1:
-        high /= 1 - temperature.shortfall  # a reading that short chains are known to lower is no alarm
-    distance = max(0.0, low - nominal, nominal - high) / nominal
-    level = RULES["temperature"].level(distance)
-    measured = f"measured {within(value, 1.96 * error)} (95 %), nominal {num(nominal)}"
-    share = float(temperature.batch_share or 0.0)
-    if level == LEVELS[0]:
-        ok = f"The temperature is right to within {100 * RULES['temperature'].good:.0f} % plus Monte-Carlo error: {measured}."
-        findings = [Finding(level, "temperature", ok)]
-    elif value > nominal:
-        cause = f"minibatch noise alone adds about {num(share, 2)}" if share else "steps are long"
-        findings = [
-            Finding(
-                level, "temperature", f"The chains are too hot, so spreads are too wide: {measured}; {cause}.", _cooler(attrs, value, nominal)
-            )
-        ]
-    else:
-        findings = [
-            Finding(
-                level,
-                "temperature",
-                f"The reading lies below the nominal temperature: {measured}; the chains have not spread out yet.",
-                f"Warm up and run longer (`num_warmup={_round(2 * int(attrs.get('num_warmup') or 0) + 1000)}`): the reading rises to "
-                "the nominal temperature as chains spread out.",
-            )
-        ]
-    if (level := RULES["precision"].level(error / nominal)) != LEVELS[0]:
-        sentence = f"The temperature is known only to ± {num(1.96 * error, 2)}, which tells little."
-        findings.append(Finding(level, "temperature's error", sentence, "Run more steps."))
-    off = {}
-    for name, (reading, spread) in temperature.blocks.items():
-        distance = max(0.0, abs(reading - nominal) - 4 * spread) / nominal
-        if RULES["block"].level(distance) != LEVELS[0]:
-            off[name] = (distance, reading, spread)
-    if off:
-        name, (_, reading, spread) = max(off.items(), key=lambda item: item[1][0])
-        findings.append(
-            Finding(
-                LEVELS[1],
-                "temperature by tensor",
-                f"{len(off)} of {len(temperature.blocks)} parameter tensors are off by more than {100 * RULES['block'].good:.0f} %, most of all "
-                f"{name} with {within(reading, 1.96 * spread)}.",
-                _cooler(attrs, reading, nominal) if reading > nominal else "Run longer: these parameters have not spread out yet.",
-            )
-        )
-    return findings
-
-
-def _cooler(attrs: dict, value: float, nominal: float) -> str:
-    """Advise a learning rate and a batch size that bring the excess to half the tolerance: it is proportional to lr (1/B − 1/N)."""
-    factor = 0.5 * RULES["temperature"].good * nominal / (value - nominal)
-    lr, B, N = (attrs.get("settings") or {}).get("lr"), attrs.get("batch_size"), attrs.get("num_data")
-    lower = f"lower `lr` from {num(lr)} to about {num(lr * factor, 2)}" if isinstance(lr, (int, float)) else "lower `lr`"
-    if not B or not N or B >= N:
-        return f"To bring it within tolerance, {lower} and run as many times more steps."
-    larger = min(N, math.ceil(1 / (1 / N + factor * (1 / B - 1 / N))))
-    full = " (all the data)" if larger >= N else ""
-    return f"To bring it within tolerance, {lower}, with as many times more steps, or raise `batch_size` from {B} to {larger}{full}."
-
-
-def _notes(
-    chains: Chains,
-    comparison: Comparison | None,
-    evaluation: Evaluation | None,
-    mode: dict[str, float] | None,
-    confidence: float | None,
-) -> list[Finding]:
-    findings = []
-    asked = chains.attrs.get("num_samples")
-    if chains.attrs.get("interrupted"):
-        of = f" of {asked}" if isinstance(asked, int) and asked > chains.num_draws else ""
-        findings.append(
-            Finding(
-                NOTE,
-                "interrupted",
-                f"The run was interrupted after {chains.num_draws}{of} draws per chain.",
-                "`sample(..., init=chains)` goes on from here.",
-            )
-        )
-    if (weights := chains.weights) is not None:
-        w = weights[torch.isfinite(weights)]
-        effective = float(w.sum() ** 2 / (w**2).sum() / w.numel())
-        findings.append(
-            Finding(
-                NOTE,
-                "weights of draws",
-                f"The schedule changes lr, so draws count in proportion to lr in averages (worth {effective:.0%} as many equal draws); "
-                "R̂ and ESS count them alike.",
-            )
-        )
-    if comparison is not None:
-        ratio = comparison.ratio[torch.isfinite(comparison.ratio)]
-        if ratio.numel():
-            middle = float(ratio.median())
-            far = int(((ratio < 0.5) | (ratio > 2)).sum())
-            differ = f"{far:,} of {ratio.numel():,} differ" if far else f"none of {ratio.numel():,} differs"
-            sentence = f"Chain spreads are {num(middle, 2)} times Laplace's in the median; {differ} by more than a factor of two."
-            findings.append(Finding(NOTE, "Laplace", sentence))
-    if evaluation is not None and "nll" in evaluation.ensemble:
-        together, alone = evaluation.ensemble["nll"], evaluation.single["nll"]
-        better = "better" if together < alone else "no better"
-        against = f"{num(alone)} for single draws" + (f" and {num(mode['nll'])} at the mode" if mode is not None else "")
-        findings.append(
-            Finding(
-                NOTE,
-                "ensemble",
-                f"On test data the ensemble is {better} than its single draws: mean negative log-likelihood {num(together)} nats, "
-                f"against {against}.",
-            )
-        )
-    if evaluation is not None and confidence is not None and "accuracy" in evaluation.ensemble:
-        gap = confidence - evaluation.ensemble["accuracy"]
-        if abs(gap) > CALIBRATED:
-            sure = "too sure" if gap > 0 else "not sure enough"
-            findings.append(
-                Finding(
-                    NOTE,
-                    "calibration",
-                    f"The ensemble is {sure}: its mean confidence is {confidence:.1%}, and {evaluation.ensemble['accuracy']:.1%} of its "
-                    "answers are right. That is the model's and the prior's doing where the chains are sound.",
-                )
-            )
-    return findings
-
-
-def _as_note(finding: Finding) -> Finding:
-    """Report on single weights that does not count, without the remedy: there may be nothing to cure."""
-    return Finding(NOTE, finding.topic, finding.sentence)
+    least = num(float(ess.min()), 0, "f") if len(ess) else "an unknown number of"
+    up_to = f"R̂ goes up to {num(float(rhat.max()), 3, 'f')}, and the worst has" if len(rhat) else "the worst has"
+    sentence = f"Over {rhat.numel():,} parameters {up_to} {least} effective draws; this does not count, see above."
+    return Finding(NOTE, "single weights", sentence)
 
 
 def _sentences(level: str, subject: str, findings: list[Finding]) -> list[str]:
@@ -493,31 +128,18 @@ def _sentences(level: str, subject: str, findings: list[Finding]) -> list[str]:
             topic.get(f"R̂ of {'parameters' if subject == 'parameters' else 'predictions'}", "The checks are met."),
             topic.get("temperature", "The temperature was not measured."),
             "Use averages over these draws"
-            + (", and ensemble predictions; do not read meaning into single weights." if subject == "predictions" else "."),
+            + (
+                ", and ensemble predictions; do not read meaning into single weights."
+                if subject == "predictions"
+                else "."
+            ),
         ]
-    count = f"{len(bad)} of {len(counted)} checks ask for a look" if level == LEVELS[1] else "These draws are not yet a sample"
+    count = (
+        f"{len(bad)} of {len(counted)} checks ask for a look"
+        if level == LEVELS[1]
+        else "These draws are not yet a sample"
+    )
     other = [f for f in bad[1:] if f.topic[:2] not in ("R̂", "ES")] if bad[0].topic.startswith("R̂") else bad[1:]
     second = f"In order: {', '.join(f.topic for f in good)}." if good else "No check was met."
     second = next((f.sentence for f in [*other, *bad[1:]]), second)
     return [f"{count}. {bad[0].sentence}", second, bad[0].remedy]
-
-
-def _chain_list(ids: list[int]) -> str:
-    return f"Chain {ids[0]}" if len(ids) == 1 else f"Chains {', '.join(map(str, ids))}"
-
-
-def num(value: Any, digits: int = 3, style: str = "g") -> str:
-    """Render a number with a few significant digits (style "f": decimals), anything else as it is."""
-    if not isinstance(value, (int, float)):
-        return str(value)
-    if math.isnan(value):
-        return "–"
-    return ("∞" if value > 0 else "−∞") if math.isinf(value) else f"{value:,.{digits}{style}}".replace("-", "−")
-
-
-def within(value: float, error: float) -> str:
-    """Render `value ± error` with two digits of the error and as many decimals of the value."""
-    if not math.isfinite(value + error) or error <= 0:
-        return f"{num(value)} ± {num(error, 2)}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")

@@ -5,7 +5,7 @@ from importlib.metadata import version as installed_version
 from math import isfinite
 from pathlib import Path
 
-from langevin.diagnostics.verdict import RULES
+from langevin.diagnostics.rules import RULES
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
@@ -40,7 +40,7 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "signature"
 autosummary_generate = True
-# Functions named like the class that they return, apart from the first letter: some file systems would keep one page of two.
+# Functions named like the class that they return: some file systems would keep one page of the two.
 autosummary_filename_map = {
     f"langevin.diagnostics.{name}": f"langevin.diagnostics.{name}-function"
     for name in ("convergence", "report", "temperature")

@@ -104,7 +104,7 @@ class HMC:
         pays where parameters are strongly correlated.
     max_leapfrog
         Upper limit of L.
-    lr
+    step_size
         Starting step size η of the leapfrog, in the parameters' units. Default: each chain doubles or halves it until
         the acceptance probability of one leapfrog step crosses 0.8 (Hoffman & Gelman 2014, algorithm 4).
 
@@ -118,14 +118,14 @@ class HMC:
     target_accept: float = 0.9
     trajectory: float = 2.0
     max_leapfrog: int = 256
-    lr: float | None = None
+    step_size: float | None = None
 
     full_batch: ClassVar[bool] = True
     gradient_at: ClassVar[str] = "current"
     stats: ClassVar[tuple[str, ...]] = ("accept", "step_size", "num_leapfrog", "energy_error")
 
     def __post_init__(self):
-        for name in ("temperature", "trajectory", "lr"):
+        for name in ("temperature", "trajectory", "step_size"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -142,7 +142,10 @@ class HMC:
             chains = bad.nonzero()[:, 0].tolist()
             raise ValueError(f"the cost or its gradient is not finite where chains {chains} start; use another init")
         zero = torch.zeros_like(cost)
-        log_lr = zero + math.log(self.lr) if self.lr is not None else self._find_step(target, position, gradient, cost)
+        if self.step_size is None:
+            log_found = self._find_step(target, position, gradient, cost)
+        else:
+            log_found = zero + math.log(self.step_size)
         log_start = zero + math.log(_START)
         return HMCState(
             position=position.clone(),
@@ -151,7 +154,7 @@ class HMC:
             step=torch.zeros((), dtype=torch.int64, device=position.device),
             num_warmup=torch.full((), num_warmup, dtype=torch.int64, device=position.device),
             # An isotropic mass takes up the parameters' scale: η s is the step size found.
-            inverse_mass=(2 * (log_lr - log_start)).exp()[:, None].expand_as(position).clone(),
+            inverse_mass=(2 * (log_found - log_start)).exp()[:, None].expand_as(position).clone(),
             log_step=log_start.clone(),
             log_step_average=log_start.clone(),
             log_step_center=log_start + math.log(10.0),
@@ -161,7 +164,7 @@ class HMC:
             window_mean=torch.zeros_like(position),
             window_squares=torch.zeros_like(position),
             accept=zero.clone(),
-            step_size=log_lr.exp(),
+            step_size=log_found.exp(),
             num_leapfrog=torch.zeros_like(cost, dtype=torch.int64),
             energy_error=zero.clone(),
         )

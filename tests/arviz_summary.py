@@ -27,7 +27,7 @@ def load_adapter(path):
 
 
 def summary(data):
-    """Unrounded statistics by parameter label, with tail ESS at the 5 % and 95 % quantiles, which ArviZ 1 must be told."""
+    """Unrounded statistics by parameter label; tail ESS at the 5 % and 95 % quantiles, which ArviZ 1 must be told."""
     table = arviz.summary(data, round_to="none")
     tail = arviz.ess(data, method="tail", prob=(0.05, 0.95))
     tail = tail["posterior"] if "posterior" in getattr(tail, "children", ()) else tail

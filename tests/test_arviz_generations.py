@@ -40,7 +40,13 @@ def run(tmp_path_factory) -> tuple[Chains, Path]:
             "log_scale": autocorrelated(generator=generator),
         },
         sample_stats={"cost": autocorrelated(generator=generator), "diverged": torch.zeros(4, 500, dtype=torch.bool)},
-        attrs={"sampler": "SGLD", "settings": {"lr": 0.1}, "chain_ids": [0, 1, 2, 3], "stopped": {}, "batch_size": None},
+        attrs={
+            "sampler": "SGLD",
+            "settings": {"lr": 0.1},
+            "chain_ids": [0, 1, 2, 3],
+            "stopped": {},
+            "batch_size": None,
+        },
         state={"position": torch.randn(4, 9, generator=generator), "step": torch.tensor(500)},
     )
     path = tmp_path_factory.mktemp("run") / "run.nc"
@@ -91,7 +97,7 @@ def test_loaded_chains_say_the_same_as_the_file(run):
 
 
 def test_both_generations_say_the_same(run):
-    """Equal to rounding in float64; ArviZ 1 averages float32 draws in float32, hence 1e-4 for the one such parameter."""
+    """Equal to rounding in float64; ArviZ 1 averages float32 draws in float32, hence 1e-4 for that parameter."""
     if not ARVIZ1.is_file():
         pytest.skip(f"no environment with ArviZ 1 at {ARVIZ1}: `make test` makes one where Python 3.12 or newer exists")
     _, path = run

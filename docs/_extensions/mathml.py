@@ -1,4 +1,4 @@
-"""Equations as MathML, which browsers draw themselves: the site can be read without network and runs no scripts for them."""
+"""Equations as MathML, which browsers draw themselves: the site is read without network and scripts."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 import torch
-
 from langevin.diagnostics import Evaluation, Temperature, convergence
-from langevin.diagnostics.verdict import LEVELS, RULES, judge, most
+from langevin.diagnostics.rules import LEVELS, RULES, most
+from langevin.diagnostics.verdict import judge
 from langevin.samplers import Chains
 
 
@@ -18,7 +18,13 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def chains_of(x: torch.Tensor, **attrs: object) -> Chains:
-    made = {"sampler": "SGLD", "settings": {"lr": 0.1, "temperature": 1.0}, "temperature": 1.0, "num_warmup": 100, "thinning": 1}
+    made = {
+        "sampler": "SGLD",
+        "settings": {"lr": 0.1, "temperature": 1.0},
+        "temperature": 1.0,
+        "num_warmup": 100,
+        "thinning": 1,
+    }
     made |= {"num_samples": x.shape[1], "chain_ids": list(range(x.shape[0]))}
     return Chains(draws={"w": x}, attrs=made | attrs)
 
@@ -81,19 +87,19 @@ def test_most_leaves_five_per_cent_aside_and_nothing_of_a_few():
     assert most(torch.arange(19.0)) == 18.0
 
 
-@pytest.mark.parametrize("size", [1, 10, 3000])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", [1, 10, 2000])
+@pytest.mark.parametrize("seed", range(3))
 def test_sound_chains_are_trusted_however_many_numbers_there_are(size, seed):
-    verdict = verdict_of(chains_of(noise(4, 1000, size, seed=seed)))
+    verdict = verdict_of(chains_of(noise(4, 500, size, seed=seed)))
     assert verdict.level == "trust", verdict.findings
     assert len(verdict.sentences) == 3
     assert all(f.level == "trust" for f in verdict.findings)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_slowly_moving_chains_of_enough_effective_draws_are_trusted(seed):
     # rho = .8: one effective draw in nine, 1,800 of 16,000
-    verdict = verdict_of(chains_of(autoregressive(4, 4000, 500, 0.8, seed)))
+    verdict = verdict_of(chains_of(autoregressive(4, 4000, 100, 0.8, seed)))
     assert verdict.level == "trust", verdict.findings
 
 
@@ -109,8 +115,7 @@ def test_separate_levels_are_not_trusted():
 def test_one_strayed_number_among_thousands_is_seen():
     x = noise(4, 1000, 3000)
     x[0, :, 17] += 1.5
-    verdict = verdict_of(chains_of(x))
-    assert verdict.level == "do not trust"
+    assert finding(verdict_of(chains_of(x)), "R̂ of parameters").level == "do not trust"
 
 
 def test_few_effective_draws_are_not_trusted_and_the_remedy_supplies_them():
@@ -137,7 +142,16 @@ def test_few_draws(draws, level):
 
 
 @pytest.mark.parametrize(
-    ("value", "level"), [(1.0, "trust"), (1.1, "trust"), (0.9, "trust"), (1.2, "look"), (0.8, "look"), (1.5, "do not trust"), (0.5, "do not trust")]
+    ("value", "level"),
+    [
+        (1.0, "trust"),
+        (1.1, "trust"),
+        (0.9, "trust"),
+        (1.2, "look"),
+        (0.8, "look"),
+        (1.5, "do not trust"),
+        (0.5, "do not trust"),
+    ],
 )
 def test_temperature(value, level):
     verdict = verdict_of(chains_of(noise(4, 1000, 5)), reading(value))
@@ -189,7 +203,9 @@ def test_the_advice_against_heat_brings_it_within_tolerance(nominal):
 
 
 def test_full_batch_heat_is_blamed_on_the_step():
-    found = finding(verdict_of(chains_of(noise(4, 1000, 5), num_data=100, batch_size=None), reading(1.4)), "temperature")
+    found = finding(
+        verdict_of(chains_of(noise(4, 1000, 5), num_data=100, batch_size=None), reading(1.4)), "temperature"
+    )
     assert "steps are long" in found.sentence
     assert "batch_size" not in found.remedy
 
@@ -256,7 +272,7 @@ def test_weights_of_a_network_count_only_where_predictions_were_not_judged():
     both = type(weights)(**(vars(weights) | {"predictions": agreed}))
     network = judge(chains, both, reading(1.0), symmetric=True)
     assert network.level == "trust"
-    assert finding(network, "R̂ of parameters").level == "note"
+    assert finding(network, "single weights").level == "note"
     assert "permuted" in network.basis
     assert judge(chains, both, reading(1.0), symmetric=False).level == "do not trust"
     alone = judge(chains, weights, reading(1.0), symmetric=True)

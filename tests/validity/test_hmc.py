@@ -68,7 +68,7 @@ class AlwaysAccept:
         return self.noise.normal(dim, stream)
 
     def uniform(self, dim: int = 1, stream: int = 0) -> Tensor:
-        return self.noise.uniform(dim, stream) * (1e-3 if stream == _ACCEPT else 1.0)
+        return self.noise.uniform(dim, stream) * (1e-6 if stream == _ACCEPT else 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,13 @@ class HotMomentum:
         return self.noise.uniform(dim, stream)
 
 
-@pytest.mark.parametrize("fault", [AlwaysAccept, HotMomentum])
-def test_a_broken_sampler_is_noticed(fault):
+@pytest.mark.parametrize(("fault", "target_accept"), [(AlwaysAccept, 0.6), (HotMomentum, 0.9)])
+def test_a_broken_sampler_is_noticed(fault, target_accept):
     class Broken(HMC):
         def step(self, target, state, batch, noise):
             return super().step(target, state, batch, noise if state.step < state.num_warmup else fault(noise))
 
-    assert quartic_z(Broken(target_accept=0.6)).abs().max() > 8
+    assert quartic_z(Broken(target_accept=target_accept)).abs().max() > 8
 
 
 @pytest.mark.parametrize("target_accept", [0.6, 0.8, 0.95])
@@ -163,7 +163,7 @@ def test_leaving_the_support_is_a_rejection(outside):
 
     target = LogDensity(log_density, {"x": torch.zeros((), dtype=torch.float64)})
     # Trajectories short enough that most stay inside, whatever the step size.
-    sampler = HMC(lr=0.3, trajectory=0.4)
+    sampler = HMC(step_size=0.3, trajectory=0.4)
     chains = sample(target, sampler, num_samples=700, num_chains=64, seed=6, progress=False, compile=False)
     x = chains.draws["x"][:, 100:]
     assert chains.attrs["stopped"] == {}
@@ -230,7 +230,9 @@ def test_windows_double(num_warmup, ends):
 
 
 def test_runs_without_warmup_from_a_given_step_size():
-    z = quartic_z(HMC(lr=0.7), num_warmup=0, num_samples=600, init=torch.randn(64, 2, generator=torch.manual_seed(0)))
+    z = quartic_z(
+        HMC(step_size=0.7), num_warmup=0, num_samples=600, init=torch.randn(64, 2, generator=torch.manual_seed(0))
+    )
     # The start is forgotten within a few steps but stays in the mean: its share is a few of 600.
     assert z.abs().max() < 4
 
@@ -241,7 +243,7 @@ def test_runs_without_warmup_from_a_given_step_size():
         ({"temperature": 0.0}, "temperature must be positive and finite, got 0"),
         ({"temperature": -1.0}, "temperature must be positive and finite, got -1"),
         ({"trajectory": math.inf}, "trajectory must be positive"),
-        ({"lr": -0.1}, "lr must be positive and finite, got -0.1"),
+        ({"step_size": -0.1}, "step_size must be positive and finite, got -0.1"),
         ({"target_accept": 1.0}, "target_accept must lie between 0 and 1, got 1"),
         ({"max_leapfrog": 0}, "max_leapfrog must be at least 1, got 0"),
     ],

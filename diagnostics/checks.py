@@ -1,0 +1,332 @@
+"""The checks: what was measured, held against `rules`, in plain words with numbers and with what to do about it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..samplers.chains import Chains
+from .comparison import Comparison
+from .convergence import Convergence
+from .ensemble import Evaluation
+from .rules import CALIBRATED, LEVELS, NOTE, RULES, Finding, most, num, statistics, within
+from .thermometer import Temperature
+
+
+def run(chains: Chains) -> list[Finding]:
+    """Whether the chains ran, and moved."""
+    findings = []
+    total, attrs = chains.num_chains, chains.attrs
+    stopped = {str(k): v for k, v in (attrs.get("stopped") or {}).items()}
+    lost = int((~chains.valid.all(-1)).sum())
+    lr = (attrs.get("settings") or {}).get("lr")
+    if lost:
+        steps = ", ".join(f"chain {c} at step {s}" for c, s in stopped.items()) or f"{lost} chains"
+        lower = f"from {num(lr)} to {num(lr / 3)} " if isinstance(lr, (int, float)) else ""
+        findings.append(
+            Finding(
+                RULES["stopped"].level(lost / total),
+                "stopped chains",
+                f"{lost} of {total} chains became non-finite and were stopped ({steps}); what follows leaves them out.",
+                f"Lower `lr` {lower}and sample again: chains that survive next to ones that explode are near the "
+                "limit too.",
+            )
+        )
+    kept = total - lost
+    if kept == 0:
+        return findings
+    if kept == 1:
+        findings.append(
+            Finding(
+                LEVELS[1],
+                "one chain",
+                "There is one chain, so nothing shows whether another start would have led elsewhere.",
+                "Sample at least four chains (`num_chains=4`), from different starts.",
+            )
+        )
+    draws = chains.num_draws
+    if (level := RULES["draws"].level(draws)) != LEVELS[0]:
+        findings.append(
+            Finding(
+                level,
+                "few draws",
+                f"There are {draws} draws per chain; below {num(RULES['draws'].good)} neither R̂ nor ESS means much.",
+                f"Keep more draws: `num_samples={max(200, 4 * draws)}`.",
+            )
+        )
+    share, still = frozen(chains)
+    if still:
+        findings.append(
+            Finding(
+                LEVELS[2],
+                "chains at rest",
+                f"{_chain_list(still)} never moved: every draw is the same.",
+                "Check that `lr` is not below the rounding of the parameters' type and that their gradients are not "
+                "all zero.",
+            )
+        )
+    elif share > 0:
+        findings.append(
+            Finding(
+                RULES["frozen"].level(share),
+                "numbers at rest",
+                f"{share:.2g} of the sampled numbers never changed in a whole chain.",
+                "With bfloat16 or float16 parameters small steps are rounded away: sample in float32. Otherwise "
+                "leave those "
+                "parameters out (`parameters=`).",
+            )
+        )
+    return findings
+
+
+def frozen(chains: Chains) -> tuple[float, list[int]]:
+    """Share of numbers that are constant within a chain that was not stopped, and the chains in which all are."""
+    finished = chains.valid.all(-1)
+    if chains.num_draws < 2:
+        return 0.0, []
+    constant = torch.stack(
+        [(x[finished] == x[finished, :1]).all(1).reshape(int(finished.sum()), -1).sum(1) for x in chains.draws.values()]
+    ).sum(0)
+    size = sum(x[0, 0].numel() for x in chains.draws.values())
+    ids = chains.attrs.get("chain_ids") or list(range(chains.num_chains))
+    names = [ids[int(i)] for i in finished.nonzero().flatten()]
+    still = [name for name, count in zip(names, constant.tolist(), strict=True) if count == size]
+    return float(constant.sum()) / (size * len(names)), still
+
+
+def agreement(chains: Chains, convergence: Convergence, what: str) -> list[Finding]:
+    """R̂ and effective draws of one kind of number."""
+    rhat, ess = (values[~values.isnan()] for values in statistics(convergence))
+    if not len(ess) or (convergence.num_chains > 1 and not len(rhat)):
+        return [
+            Finding(
+                LEVELS[2],
+                f"R̂ of {what}",
+                f"R̂ and effective draws of the {what} cannot be computed: too few draws, or none that vary.",
+                "Sample more draws, and see whether the chains moved.",
+            )
+        ]
+    findings = []
+    thinning, warmup = int(chains.attrs.get("thinning") or 1), int(chains.attrs.get("num_warmup") or 0)
+    usual_ess, least = most(ess, largest=False), float(ess.min())
+    factor = 1.1 * max(1.0, RULES["ess"].good / usual_ess, RULES["ess_worst"].good / least)
+    if len(rhat):
+        usual, worst = most(rhat), float(rhat.max())
+        level = max(RULES["rhat"].level(usual), RULES["rhat_worst"].level(worst), key=LEVELS.index)
+        wanted, numbers = RULES["rhat"].good, f"{len(rhat):,} {what}"
+        if level == LEVELS[0]:
+            sentence = (
+                f"The chains agree: R̂ is at most {num(usual, 3, 'f')} for 95 % of {numbers} and "
+                f"{num(worst, 3, 'f')} at worst."
+            )
+            if len(rhat) < 20:
+                sentence = f"The chains agree: R̂ is at most {num(worst, 3, 'f')} over {numbers}."
+        else:
+            verb = "do not quite agree" if level == LEVELS[1] else "disagree"
+            aside = f", and to {num(usual, 3, 'f')} without the worst 5 %" if len(rhat) >= 20 else ""
+            sentence = (
+                f"The chains {verb}: over {numbers} R̂ goes up to {num(worst, 3, 'f')}{aside}; {wanted} is wanted."
+            )
+        longer = max(2 * warmup, chains.num_draws * thinning)
+        remedy = (
+            f"The chains have not covered the same region. Warm up longer (`num_warmup={_round(longer)}`) and run "
+            f"{_times(max(factor, 2.0 if level == LEVELS[1] else 4.0))} as many steps; look at the traces for drift "
+            "or for separate levels."
+        )
+        findings.append(Finding(level, f"R̂ of {what}", sentence, "" if level == LEVELS[0] else remedy))
+    level = max(RULES["ess"].level(usual_ess), RULES["ess_worst"].level(least), key=LEVELS.index)
+    total = convergence.num_chains * convergence.num_draws
+    sentence = f"{total:,} draws are worth at least {least:.0f} independent ones for each of {len(ess):,} {what}"
+    if len(ess) >= 20:
+        sentence += f", and at least {usual_ess:.0f} for 95 % of them"
+    remedy = (
+        f"Run about {_times(factor)} as many steps: `thinning={_round(factor * thinning)}` with as many draws, or "
+        f"`num_samples={_round(factor * chains.num_draws)}`. A larger `lr` mixes faster, as long as the temperature "
+        "stays right."
+    )
+    findings.append(Finding(level, f"ESS of {what}", sentence + ".", "" if level == LEVELS[0] else remedy))
+    return findings
+
+
+def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
+    """Measured against nominal temperature."""
+    nominal, value, error = temperature.nominal, temperature.value, temperature.error
+    attrs = chains.attrs
+    if nominal is None:
+        return [Finding(NOTE, "temperature", f"Measured {num(value)}; the chains do not say what was asked for.")]
+    if not nominal > 0:
+        return [
+            Finding(
+                LEVELS[2],
+                "temperature",
+                f"The nominal temperature is {num(nominal)}: these are steps of an optimiser, not draws of a "
+                "posterior.",
+                "Sample with `temperature=1.0`.",
+            )
+        ]
+    if not math.isfinite(value + error):
+        few = "The temperature cannot be told from so few or such short chains."
+        return [Finding(LEVELS[1], "temperature", few, "Sample more draws.")]
+    low, high = temperature.interval
+    if temperature.shortfall < 1:
+        high /= 1 - temperature.shortfall  # a reading that short chains are known to lower is no alarm
+    distance = max(0.0, low - nominal, nominal - high) / nominal
+    level = RULES["temperature"].level(distance)
+    measured = f"measured {within(value, 1.96 * error)} (95 %), nominal {num(nominal)}"
+    share = float(temperature.batch_share or 0.0)
+    if level == LEVELS[0]:
+        ok = (
+            f"The temperature is right to within {100 * RULES['temperature'].good:.0f} % plus Monte-Carlo error: "
+            f"{measured}."
+        )
+        findings = [Finding(level, "temperature", ok)]
+    elif value > nominal:
+        cause = f"minibatch noise alone adds about {num(share, 2)}" if share else "steps are long"
+        findings = [
+            Finding(
+                level,
+                "temperature",
+                f"The chains are too hot, so spreads are too wide: {measured}; {cause}.",
+                _cooler(attrs, value, nominal),
+            )
+        ]
+    else:
+        findings = [
+            Finding(
+                level,
+                "temperature",
+                f"The reading lies below the nominal temperature: {measured}; the chains have not spread out yet.",
+                f"Warm up and run longer (`num_warmup={_round(2 * int(attrs.get('num_warmup') or 0) + 1000)}`): the "
+                "reading rises to "
+                "the nominal temperature as chains spread out.",
+            )
+        ]
+    if (level := RULES["precision"].level(error / nominal)) != LEVELS[0]:
+        sentence = f"The temperature is known only to ± {num(1.96 * error, 2)}, which tells little."
+        findings.append(Finding(level, "temperature's error", sentence, "Run more steps."))
+    off = {}
+    for name, (reading, spread) in temperature.blocks.items():
+        distance = max(0.0, abs(reading - nominal) - 4 * spread) / nominal
+        if RULES["block"].level(distance) != LEVELS[0]:
+            off[name] = (distance, reading, spread)
+    if off:
+        name, (_, reading, spread) = max(off.items(), key=lambda item: item[1][0])
+        findings.append(
+            Finding(
+                LEVELS[1],
+                "temperature by tensor",
+                f"{len(off)} of {len(temperature.blocks)} parameter tensors are off by more than "
+                f"{100 * RULES['block'].good:.0f} %, most of all "
+                f"{name} with {within(reading, 1.96 * spread)}.",
+                _cooler(attrs, reading, nominal)
+                if reading > nominal
+                else "Run longer: these parameters have not spread out yet.",
+            )
+        )
+    return findings
+
+
+def notes(
+    chains: Chains,
+    comparison: Comparison | None,
+    evaluation: Evaluation | None,
+    mode: dict[str, float] | None,
+    confidence: float | None,
+) -> list[Finding]:
+    """What is worth knowing and changes nothing; see `verdict.judge` for the arguments."""
+    findings = []
+    asked = chains.attrs.get("num_samples")
+    if chains.attrs.get("interrupted"):
+        of = f" of {asked}" if isinstance(asked, int) and asked > chains.num_draws else ""
+        findings.append(
+            Finding(
+                NOTE,
+                "interrupted",
+                f"The run was interrupted after {chains.num_draws}{of} draws per chain.",
+                "`sample(..., init=chains)` goes on from here.",
+            )
+        )
+    if (weights := chains.weights) is not None:
+        w = weights[torch.isfinite(weights)]
+        effective = float(w.sum() ** 2 / (w**2).sum() / w.numel())
+        findings.append(
+            Finding(
+                NOTE,
+                "weights of draws",
+                f"The schedule changes lr, so draws count in proportion to lr in averages (worth {effective:.0%} as "
+                "many equal draws); "
+                "R̂ and ESS count them alike.",
+            )
+        )
+    if comparison is not None:
+        ratio = comparison.ratio[torch.isfinite(comparison.ratio)]
+        if ratio.numel():
+            middle = float(ratio.median())
+            far = int(((ratio < 0.5) | (ratio > 2)).sum())
+            differ = f"{far:,} of {ratio.numel():,} differ" if far else f"none of {ratio.numel():,} differs"
+            sentence = (
+                f"Chain spreads are {num(middle, 2)} times Laplace's in the median; {differ} by more than a "
+                "factor of two."
+            )
+            findings.append(Finding(NOTE, "Laplace", sentence))
+    if evaluation is not None and "nll" in evaluation.ensemble:
+        together, alone = evaluation.ensemble["nll"], evaluation.single["nll"]
+        better = "better" if together < alone else "no better"
+        against = f"{num(alone)} for single draws" + (
+            f" and {num(mode['nll'])} at the mode" if mode is not None else ""
+        )
+        findings.append(
+            Finding(
+                NOTE,
+                "ensemble",
+                f"On test data the ensemble is {better} than its single draws: mean negative log-likelihood "
+                f"{num(together)} nats, "
+                f"against {against}.",
+            )
+        )
+    if evaluation is not None and confidence is not None and "accuracy" in evaluation.ensemble:
+        gap = confidence - evaluation.ensemble["accuracy"]
+        if abs(gap) > CALIBRATED:
+            sure = "too sure" if gap > 0 else "not sure enough"
+            findings.append(
+                Finding(
+                    NOTE,
+                    "calibration",
+                    f"The ensemble is {sure}: its mean confidence is {confidence:.1%}, and "
+                    f"{evaluation.ensemble['accuracy']:.1%} of its "
+                    "answers are right. That is the model's and the prior's doing where the chains are sound.",
+                )
+            )
+    return findings
+
+
+def _cooler(attrs: dict, value: float, nominal: float) -> str:
+    """Learning rate or batch size that bring the excess, proportional to lr (1/B − 1/N), to half the tolerance."""
+    factor = 0.5 * RULES["temperature"].good * nominal / (value - nominal)
+    lr, B, N = (attrs.get("settings") or {}).get("lr"), attrs.get("batch_size"), attrs.get("num_data")
+    lower = (
+        f"lower `lr` from {num(lr)} to about {num(lr * factor, 2)}" if isinstance(lr, (int, float)) else "lower `lr`"
+    )
+    if not B or not N or B >= N:
+        return f"To bring it within tolerance, {lower} and run as many times more steps."
+    larger = min(N, math.ceil(1 / (1 / N + factor * (1 / B - 1 / N))))
+    full = " (all the data)" if larger >= N else ""
+    return (
+        f"To bring it within tolerance, {lower}, with as many times more steps, or raise `batch_size` from {B} "
+        f"to {larger}{full}."
+    )
+
+
+def _times(factor: float) -> str:
+    return f"{num(factor, 2)} times"
+
+
+def _round(value: float) -> int:
+    """Round up to two significant digits."""
+    scale = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
+    return math.ceil(value / scale) * scale
+
+
+def _chain_list(ids: list[int]) -> str:
+    return f"Chain {ids[0]}" if len(ids) == 1 else f"Chains {', '.join(map(str, ids))}"

@@ -1,0 +1,157 @@
+"""Everything that the report shows of chains, measured once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..samplers import data as data_
+from ..samplers.chains import Chains
+from ..samplers.posterior import Posterior
+from ..samplers.target import Target
+from . import calibration
+from .comparison import Comparison, compare
+from .convergence import Convergence, convergence
+from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point
+from .laplace import Laplace
+from .thermometer import Temperature, temperature
+
+MAX_INPUTS = 300
+"""Inputs at which predictions are judged for convergence, evenly chosen."""
+
+MAX_COSTS = 60
+"""Draws per chain at which the full cost is evaluated."""
+
+AT_ONCE = 2**15
+"""(Draw, example) pairs evaluated together."""
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+"""Predictive intervals whose coverage is drawn."""
+
+MAX_LAPLACE = 400
+"""Laplace draws in its ensemble, at most."""
+
+
+@dataclass
+class Measured:
+    """All that is known of the chains; None where the inputs for it were not given, `problems` where it failed."""
+
+    chains: Chains
+    finished: Chains | None = None
+    posterior: Target | None = None
+    laplace: Laplace | None = None
+    convergence: Convergence | None = None
+    inputs: Any = None
+    inputs_kind: str = ""
+    cost: tuple[Tensor, Tensor] | None = None
+    temperature: Temperature | None = None
+    comparison: Comparison | None = None
+    targets: Tensor | None = None
+    evaluation: Evaluation | None = None
+    prediction: Prediction | None = None
+    coverage: tuple[np.ndarray, np.ndarray] | None = None
+    mode_metrics: dict[str, float] | None = None
+    mode_prediction: Prediction | None = None
+    laplace_evaluation: Evaluation | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def measure(
+    chains: Chains, posterior: Target | None, laplace: Laplace | None, test: tuple[Any, Any] | None
+) -> Measured:
+    """Apply every diagnostic for which the inputs are there."""
+    measured = Measured(chains, posterior=posterior, laplace=laplace)
+    if not bool(chains.valid.all(-1).any()):
+        return measured
+    finished = measured.finished = chains.finished()
+    whole = posterior
+    if posterior is not None and set(posterior.layout.names) != set(chains.draws):
+        measured.problems["posterior"] = (
+            f"The chains kept {len(chains.draws)} of {len(posterior.layout.names)} parameter tensors; predictions "
+            "and temperature "
+            "by tensor need all of them."
+        )
+        whole = None
+    predicts = whole if isinstance(whole, Posterior) else None
+    inputs = None
+    if predicts is not None:
+        inputs, count, measured.inputs_kind = predicts.inputs, predicts.num_data, "training inputs"
+        if test is not None:
+            inputs, targets = data_.as_tensors(test)
+            count, measured.inputs_kind = data_.check(inputs, targets), "test inputs"
+            inputs = data_.cast(inputs, predicts.device, predicts.dtype)
+            measured.targets = targets.to(predicts.device)
+        measured.inputs = data_.take(inputs, _evenly(count, predicts))
+    measured.convergence = convergence(chains, predicts, measured.inputs)
+    measured.cost = _cost(finished, whole)
+    with _Problem(measured, "temperature"):
+        measured.temperature = temperature(finished, whole)
+    if laplace is not None:
+        with _Problem(measured, "comparison"):
+            measured.comparison = compare(chains, laplace)
+    if predicts is not None and measured.targets is not None:
+        _predict(measured, predicts, finished, inputs, measured.targets, laplace)
+    return measured
+
+
+def _cost(finished: Chains, target: Target | None) -> tuple[Tensor, Tensor] | None:
+    """Cost [chain, draw] and numbers of its draws; full, at some draws, where only estimates were recorded."""
+    if finished.attrs.get("batch_size") is None or target is None:
+        cost = finished.sample_stats.get("cost")
+        return None if cost is None else (cost, torch.arange(cost.shape[1]))
+    chosen = torch.linspace(0, finished.num_draws - 1, min(finished.num_draws, MAX_COSTS)).round().long()
+    positions = target.ravel({name: x[:, chosen] for name, x in finished.draws.items()}).flatten(0, 1)
+    positions = positions.to(device=target.device, dtype=target.dtype)
+    total = torch.zeros(len(positions), dtype=torch.float64)
+    for batch in torch.arange(target.num_data, device=target.device).split(AT_ONCE):
+        for rows in torch.arange(len(positions)).split(max(1, AT_ONCE // len(batch))):
+            part = target.cost(positions[rows], batch.expand(len(rows), -1))  # (N/B) Σ_b L_b + R
+            total[rows] += len(batch) / target.num_data * part.cpu().double()
+    return total.unflatten(0, (finished.num_chains, len(chosen))), chosen
+
+
+def _predict(
+    measured: Measured, posterior: Posterior, finished: Chains, inputs: Any, targets: Tensor, laplace: Laplace | None
+) -> None:
+    """Metrics and predictions on test data."""
+    with _Problem(measured, "predictions"):
+        ensemble = Ensemble(posterior, finished)
+        measured.evaluation = ensemble.evaluate(inputs, targets)
+        measured.prediction = ensemble.predict(inputs)
+        if "coverage_90" in measured.evaluation.ensemble:
+            few = data_.take(inputs, _evenly(len(targets), posterior))
+            found = []
+            for level in LEVELS:
+                low, high = ensemble.interval(few, level)
+                found.append(calibration.coverage(low, high, targets[_evenly(len(targets), posterior)].cpu()))
+            measured.coverage = (np.array(LEVELS), np.array(found))
+    if laplace is not None:
+        with _Problem(measured, "predictions at the mode"):
+            measured.mode_metrics = evaluate_point(posterior, laplace.mode, inputs, targets)
+            measured.mode_prediction = Ensemble(posterior, laplace.mode[None]).predict(inputs)
+            measured.laplace_evaluation = Ensemble(posterior, laplace, num_draws=MAX_LAPLACE).evaluate(inputs, targets)
+
+
+def _evenly(count: int, posterior: Posterior) -> Tensor:
+    """Indices of at most `MAX_INPUTS` examples."""
+    return torch.linspace(0, count - 1, min(count, MAX_INPUTS)).round().long().to(posterior.device)
+
+
+class _Problem:
+    """Records a ValueError under a name and goes on: a report on what there is, rather than none."""
+
+    def __init__(self, measured: Measured, name: str):
+        self.measured, self.name = measured, name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> bool:
+        if isinstance(error, ValueError):
+            self.measured.problems[self.name] = f"Not shown: {error}."
+            return True
+        return False
