@@ -23,23 +23,23 @@ def run(chains: Chains) -> list[Finding]:
     lr = (attrs.get("settings") or {}).get("lr")
     if lost:
         steps = ", ".join(f"chain {c} at step {s}" for c, s in stopped.items()) or f"{lost} chains"
-        lower = f"from {num(lr)} to {num(lr / 3)} " if isinstance(lr, (int, float)) else ""
+        lower = "`lr` " if _has_lr(attrs) else "the step size "
+        lower += f"from {num(lr)} to {num(lr / 3)} " if isinstance(lr, (int, float)) else ""
         findings.append(
             Finding(
                 RULES["stopped"].level(lost / total),
                 "stopped chains",
                 f"{lost} of {total} chains became non-finite and were stopped ({steps}); what follows leaves them out.",
-                f"Lower `lr` {lower}and sample again: chains that survive next to ones that explode are near the "
-                "limit too.",
+                f"Lower {lower}and sample again: chains that survive next to ones that explode are near the limit too.",
             )
         )
     kept = total - lost
     if kept == 0:
         return findings
-    if kept == 1:
+    if (level := RULES["chains"].level(kept)) != LEVELS[0]:
         findings.append(
             Finding(
-                LEVELS[1],
+                level,
                 "one chain",
                 "There is one chain, so nothing shows whether another start would have led elsewhere.",
                 "Sample at least four chains (`num_chains=4`), from different starts.",
@@ -72,9 +72,8 @@ def run(chains: Chains) -> list[Finding]:
                 RULES["frozen"].level(share),
                 "numbers at rest",
                 f"{share:.2g} of the sampled numbers never changed in a whole chain.",
-                "With bfloat16 or float16 parameters small steps are rounded away: sample in float32. Otherwise "
-                "leave those "
-                "parameters out (`parameters=`).",
+                "Small steps may be lost to rounding: sample in float32 or float64. Otherwise leave these parameters "
+                "out (`parameters=`).",
             )
         )
     return findings
@@ -117,8 +116,8 @@ def agreement(chains: Chains, convergence: Convergence, what: str) -> list[Findi
         wanted, numbers = RULES["rhat"].good, f"{len(rhat):,} {what}"
         if level == LEVELS[0]:
             sentence = (
-                f"The chains agree: R̂ is at most {num(usual, 3, 'f')} for 95 % of {numbers} and "
-                f"{num(worst, 3, 'f')} at worst."
+                f"The chains agree: R̂ is at most {num(usual, 3, 'f')} for 95 % of {numbers} and {num(worst, 3, 'f')} "
+                "at worst."
             )
             if len(rhat) < 20:
                 sentence = f"The chains agree: R̂ is at most {num(worst, 3, 'f')} over {numbers}."
@@ -131,19 +130,19 @@ def agreement(chains: Chains, convergence: Convergence, what: str) -> list[Findi
         longer = max(2 * warmup, chains.num_draws * thinning)
         remedy = (
             f"The chains have not covered the same region. Warm up longer (`num_warmup={_round(longer)}`) and run "
-            f"{_times(max(factor, 2.0 if level == LEVELS[1] else 4.0))} as many steps; look at the traces for drift "
-            "or for separate levels."
+            f"{_times(max(factor, 2.0 if level == LEVELS[1] else 4.0))} as many steps; look at the traces for drift or "
+            "for separate levels."
         )
         findings.append(Finding(level, f"R̂ of {what}", sentence, "" if level == LEVELS[0] else remedy))
     level = max(RULES["ess"].level(usual_ess), RULES["ess_worst"].level(least), key=LEVELS.index)
     total = convergence.num_chains * convergence.num_draws
-    sentence = f"{total:,} draws are worth at least {least:.0f} independent ones for each of {len(ess):,} {what}"
+    sentence = f"{total:,} draws are worth at least {least:,.0f} independent ones for each of {len(ess):,} {what}"
     if len(ess) >= 20:
-        sentence += f", and at least {usual_ess:.0f} for 95 % of them"
+        sentence += f", and at least {usual_ess:,.0f} for 95 % of them"
+    faster = " A larger `lr` mixes faster, as long as the temperature stays right." if _has_lr(chains.attrs) else ""
     remedy = (
         f"Run about {_times(factor)} as many steps: `thinning={_round(factor * thinning)}` with as many draws, or "
-        f"`num_samples={_round(factor * chains.num_draws)}`. A larger `lr` mixes faster, as long as the temperature "
-        "stays right."
+        f"`num_samples={_round(factor * chains.num_draws)}`.{faster}"
     )
     findings.append(Finding(level, f"ESS of {what}", sentence + ".", "" if level == LEVELS[0] else remedy))
     return findings
@@ -177,7 +176,7 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
     share = float(temperature.batch_share or 0.0)
     if level == LEVELS[0]:
         ok = (
-            f"The temperature is right to within {100 * RULES['temperature'].good:.0f} % plus Monte-Carlo error: "
+            f"The temperature is as asked for, within {100 * RULES['temperature'].good:.0f} % plus Monte-Carlo error: "
             f"{measured}."
         )
         findings = [Finding(level, "temperature", ok)]
@@ -196,13 +195,13 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
             Finding(
                 level,
                 "temperature",
-                f"The reading lies below the nominal temperature: {measured}; the chains have not spread out yet.",
+                f"The chains are too cold, so spreads are too narrow: {measured}; they have not spread out yet, or the "
+                "sampler cools them.",
                 f"Warm up and run longer (`num_warmup={_round(2 * int(attrs.get('num_warmup') or 0) + 1000)}`): the "
-                "reading rises to "
-                "the nominal temperature as chains spread out.",
+                "reading rises as chains spread out. If it stays, damping or a preconditioner takes heat out.",
             )
         ]
-    if (level := RULES["precision"].level(error / nominal)) != LEVELS[0]:
+    if (level := RULES["precision"].level(error / max(nominal, value))) != LEVELS[0]:
         sentence = f"The temperature is known only to ± {num(1.96 * error, 2)}, which tells little."
         findings.append(Finding(level, "temperature's error", sentence, "Run more steps."))
     off = {}
@@ -217,11 +216,13 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
                 LEVELS[1],
                 "temperature by tensor",
                 f"{len(off)} of {len(temperature.blocks)} parameter tensors are off by more than "
-                f"{100 * RULES['block'].good:.0f} %, most of all "
-                f"{name} with {within(reading, 1.96 * spread)}.",
-                _cooler(attrs, reading, nominal)
-                if reading > nominal
-                else "Run longer: these parameters have not spread out yet.",
+                f"{100 * RULES['block'].good:.0f} %, most of all {name} with {within(reading, 1.96 * spread)}.",
+                findings[0].remedy  # one cause, one remedy
+                or (
+                    _cooler(attrs, reading, nominal)
+                    if reading > nominal
+                    else "Run longer: these have not spread out yet."
+                ),
             )
         )
     return findings
@@ -255,8 +256,7 @@ def notes(
                 NOTE,
                 "weights of draws",
                 f"The schedule changes lr, so draws count in proportion to lr in averages (worth {effective:.0%} as "
-                "many equal draws); "
-                "R̂ and ESS count them alike.",
+                "many equal draws); R̂ and ESS count them alike.",
             )
         )
     if comparison is not None:
@@ -266,8 +266,8 @@ def notes(
             far = int(((ratio < 0.5) | (ratio > 2)).sum())
             differ = f"{far:,} of {ratio.numel():,} differ" if far else f"none of {ratio.numel():,} differs"
             sentence = (
-                f"Chain spreads are {num(middle, 2)} times Laplace's in the median; {differ} by more than a "
-                "factor of two."
+                f"Chain spreads are {num(middle, 2)} times Laplace's in the median; {differ} by more than a factor of "
+                "two."
             )
             findings.append(Finding(NOTE, "Laplace", sentence))
     if evaluation is not None and "nll" in evaluation.ensemble:
@@ -281,8 +281,7 @@ def notes(
                 NOTE,
                 "ensemble",
                 f"On test data the ensemble is {better} than its single draws: mean negative log-likelihood "
-                f"{num(together)} nats, "
-                f"against {against}.",
+                f"{num(together)} nats, against {against}.",
             )
         )
     if evaluation is not None and confidence is not None and "accuracy" in evaluation.ensemble:
@@ -294,8 +293,8 @@ def notes(
                     NOTE,
                     "calibration",
                     f"The ensemble is {sure}: its mean confidence is {confidence:.1%}, and "
-                    f"{evaluation.ensemble['accuracy']:.1%} of its "
-                    "answers are right. That is the model's and the prior's doing where the chains are sound.",
+                    f"{evaluation.ensemble['accuracy']:.1%} of its answers are right. That is the model's and the "
+                    "prior's doing where the chains are sound.",
                 )
             )
     return findings
@@ -308,14 +307,21 @@ def _cooler(attrs: dict, value: float, nominal: float) -> str:
     lower = (
         f"lower `lr` from {num(lr)} to about {num(lr * factor, 2)}" if isinstance(lr, (int, float)) else "lower `lr`"
     )
+    if not _has_lr(attrs):
+        return "Shorten the sampler's steps."
     if not B or not N or B >= N:
         return f"To bring it within tolerance, {lower} and run as many times more steps."
     larger = min(N, math.ceil(1 / (1 / N + factor * (1 / B - 1 / N))))
     full = " (all the data)" if larger >= N else ""
     return (
-        f"To bring it within tolerance, {lower}, with as many times more steps, or raise `batch_size` from {B} "
-        f"to {larger}{full}."
+        f"To bring it within tolerance, {lower}, with as many times more steps, or raise `batch_size` from {B} to "
+        f"{larger}{full}."
     )
+
+
+def _has_lr(attrs: dict) -> bool:
+    """Whether the sampler's step is set by `lr`, as far as the chains say."""
+    return "lr" in (attrs.get("settings") or {"lr": None})
 
 
 def _times(factor: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from . import calibration, figures
 from .comparison import Comparison
 from .convergence import Convergence
 from .ensemble import draw_means
-from .figures import Panel
 from .measurements import Measured
+from .page import Panel, Section, Table
 from .rules import ALLOWED, RULES, most, num, statistics, within
 
 MAX_BLOCKS = 12
@@ -30,47 +29,6 @@ METRICS = {
     "rmse": "RMSE ↓",
     "coverage_90": "coverage → 0.9",
 }
-
-
-@dataclass
-class Table:
-    """Rows of cells that are strings already; the first cell of a row is its heading.
-
-    Attributes
-    ----------
-    text
-        Whether the cells are words rather than numbers.
-    """
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    text: bool = False
-
-
-@dataclass
-class Section:
-    """One section.
-
-    Attributes
-    ----------
-    missing
-        What would add more.
-    pairs, beside
-        Whether to set two panels, or panel and table, side by side.
-    """
-
-    key: str
-    title: str
-    text: list[str] = field(default_factory=list)
-    panels: list[Panel] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    steps: list[str] = field(default_factory=list)
-    code: str = ""
-    missing: list[str] = field(default_factory=list)
-    pairs: bool = False
-    beside: bool = False
 
 
 def element(draws: dict[str, Tensor], label: str) -> Tensor:
@@ -106,9 +64,8 @@ def convergence(measured: Measured) -> Section:
         return section
     section.text.append(
         "R̂ compares the spread between chains with the spread within them; 1 means that chains cannot be told apart. "
-        "Effective draws say how many independent draws would be worth as much, for the centre (bulk) and for the 5 "
-        "% and 95 % "
-        "quantiles (tail) of each number."
+        "Effective draws say how many independent draws would be worth as much, for the centre (bulk) and for the 5 % "
+        "and 95 % quantiles (tail) of each number."
     )
     parts = [("parameters", judged)]
     if judged.predictions is not None:
@@ -125,13 +82,13 @@ def convergence(measured: Measured) -> Section:
         section.panels += _agreement(
             str(i), element(finished.draws, row["name"]).double().numpy(), row["name"], "value"
         )
-    section.panels[2:] = [Panel(panel.svg, "") for panel in section.panels[2:]]  # the same captions again
+    seen = 2 if len(finished.valid) > 1 else 1
+    section.panels[seen:] = [Panel(panel.svg, "") for panel in section.panels[seen:]]  # the same captions again
     section.tables.append(_offenders("Parameters that agree least", worst))
     if judged.predictions is not None:
         note = (
             f"The first index counts the {measured.inputs_kind} that were judged, the last the class or output. The "
-            "figure shows the "
-            "worst of those that vary noticeably."
+            "figure shows the worst of those that vary noticeably."
         )
         section.tables.append(_offenders("Predictions that agree least", judged.predictions.worst(5), note))
     elif "posterior" not in measured.problems and not isinstance(measured.posterior, Posterior):
@@ -144,14 +101,16 @@ def convergence(measured: Measured) -> Section:
 
 
 def _agreement(key: str, values: np.ndarray, name: str, label: str) -> list[Panel]:
-    return [figures.traces(f"trace-{key}", values, name, label), figures.ranks(f"rank-{key}", values, name)]
+    panels = [figures.traces(f"trace-{key}", values, name, label)]
+    return panels if len(values) == 1 else [*panels, figures.ranks(f"rank-{key}", values, name)]
 
 
 def _noticeable(predictions: Convergence) -> str:
-    """Label of the worst prediction among those whose spread is not tiny beside the largest."""
-    largest = max(float(sd.max()) for sd in predictions.sd.values())
-    rows = predictions.worst(sum(sd.numel() for sd in predictions.sd.values()))
-    return next((row["name"] for row in rows if row["sd"] >= 0.25 * largest), rows[0]["name"])
+    """Label of the worst prediction among those whose spread is not small beside the largest."""
+    (name, sd), *_ = predictions.sd.items()
+    badness = (predictions.rhat if predictions.num_chains > 1 else predictions.mcse)[name].nan_to_num(nan=torch.inf)
+    worst = badness.masked_fill(sd < 0.25 * sd.max(), -torch.inf).argmax()
+    return f"{name}[{', '.join(str(int(i)) for i in torch.unravel_index(worst, sd.shape))}]"
 
 
 def _one_prediction(measured: Measured, posterior: Posterior, label: str) -> np.ndarray:
@@ -184,9 +143,8 @@ def _summary(parts: list[tuple[str, Convergence]]) -> Table:
         "R̂ and effective draws",
         ["judged", "numbers", f"R̂ of {share}", "largest R̂", f"ESS of {share}", "smallest ESS", "undefined"],
         rows,
-        f"{share} of the numbers have an R̂ no larger, and an ESS no smaller, than the value given. ESS is the "
-        "smaller of bulk "
-        "and tail. Undefined: numbers that never change, or with a single chain.",
+        f"{share} of the numbers have an R̂ no larger, and an ESS no smaller, than the value given. ESS is the smaller "
+        "of bulk and tail. Undefined: numbers that never change, or with a single chain.",
     )
 
 
@@ -227,8 +185,8 @@ def temperature(measured: Measured) -> Section:
         return section
     section.text.append(
         "At temperature T a chain samples exp(−C/T): spreads grow with the root of T. It is measured by ⟨(ω − "
-        "c)·∇C⟩/D, which "
-        f"equals T in equilibrium, from {reading.source} at {reading.num_chains} × {reading.num_draws} draws."
+        f"c)·∇C⟩/D, which equals T in equilibrium, from {reading.source} at {reading.num_chains} × {reading.num_draws} "
+        "draws."
     )
     low, high = reading.interval
     rows = [
@@ -239,8 +197,7 @@ def temperature(measured: Measured) -> Section:
     ]
     note = (
         "The minibatch's share is what its noise alone would supply, (εN/2) Tr(S)/D with S the covariance of fresh "
-        "minibatch "
-        "gradients at the last positions; it comes on top of what was asked for."
+        "minibatch gradients at the last positions; it comes on top of what was asked for."
         if reading.batch_share
         else ""
     )
@@ -275,9 +232,8 @@ def laplace(measured: Measured) -> Section:
         return section
     section.text.append(
         f"Laplace puts a Gaussian at a mode, here with {laplace.structure} {laplace.curvature.upper()} curvature. "
-        "Where it and the "
-        "chains agree, the posterior is close to that Gaussian; where not, the chains have seen what a quadratic "
-        "cannot."
+        "Where it and the chains agree, the posterior is close to that Gaussian; where not, the chains have seen what "
+        "a quadratic cannot."
     )
     section.text += [note[:1].upper() + note[1:] + "." for note in compared.notes]
     if compared.kl is None:
@@ -285,8 +241,7 @@ def laplace(measured: Measured) -> Section:
     else:
         section.text.append(
             f"KL divergence of the Gaussian with the chains' moments from Laplace's: {num(compared.kl)} nats "
-            f"({compared.kl_kind}); "
-            f"draws of Laplace itself would show {num(compared.kl_by_chance)} by chance."
+            f"({compared.kl_kind}); draws of Laplace itself would show {num(compared.kl_by_chance)} by chance."
             + (f" {compared.kl_reason[:1].upper()}{compared.kl_reason[1:]}." if compared.kl_reason else "")
         )
     section.panels.append(ratios(measured, "ratio"))
@@ -360,8 +315,7 @@ def predictions(measured: Measured) -> Section:
         return section
     section.text.append(
         f"Scores on {targets.shape[0]:,} test examples. The ensemble averages the predictions of "
-        f"{evaluation.num_draws:,} draws; single "
-        f"draws are {evaluation.num_single} of them, each scored alone."
+        f"{evaluation.num_draws:,} draws; single draws are {evaluation.num_single} of them, each scored alone."
     )
     section.tables.append(_scores(measured))
     if prediction is not None and prediction.entropy is not None and prediction.mutual_information is not None:

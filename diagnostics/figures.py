@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -20,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from scipy.stats import rankdata
+
+from .page import Panel
 
 MAX_LINES = 8
 """Chains drawn in one panel; statistics always use all of them."""
@@ -58,22 +59,6 @@ _STYLE = {
     "legend.frameon": False,
     "lines.solid_capstyle": "round",
 }
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One figure.
-
-    Attributes
-    ----------
-    svg
-        Inline SVG, safe to place in HTML as it is.
-    caption
-        What it shows and how to read it.
-    """
-
-    svg: Markup
-    caption: str
 
 
 class _Canvas:
@@ -176,7 +161,9 @@ def traces(key: str, values: np.ndarray, title: str, label: str, at: np.ndarray 
     finite = values[np.isfinite(values)]
     extent = f"from {finite.min():.4g} to {finite.max():.4g}" if finite.size else "with no finite value"
     return canvas.panel(
-        f"One line per chain ({which}{fraction}). Good chains overlap, with no trend and no long excursions.",
+        f"One line per chain ({which}{fraction}). Good chains overlap, with no trend and no long excursions."
+        if len(chains) > 1
+        else f"A good chain has no trend and no long excursions{fraction.replace(',', ';', 1)}.",
         f"Trace of {title} by draw for {which}, {extent}.",
     )
 
@@ -357,8 +344,17 @@ def histogram(
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if len(groups) > 1:
             axes.legend(loc="best")
-    medians = "; ".join(f"{k}: {len(v)} values, median {np.nanmedian(v):.3g}" for k, v in groups.items() if len(v))
+    finite = {label: values[np.isfinite(values)] for label, values in groups.items()}
+    medians = "; ".join(f"{k}: {len(v)} values, median {np.median(v):.3g}" for k, v in finite.items() if len(v))
     return canvas.panel("", f"Histogram of {xlabel}. {medians}.")
+
+
+def _unit_square(axes: Axes) -> None:
+    """Axes of shares, with the diagonal."""
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=1.0, ls=(0, (4, 3)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
+    axes.grid(lw=0.6)
 
 
 def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], title: str) -> Panel:
@@ -366,7 +362,6 @@ def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.nda
     canvas = _Canvas(key, title, height=270)
     alts = []
     with canvas as axes:
-        axes.plot([0, 1], [0, 1], color=MUTED, lw=1.0, ls=(0, (4, 3)))
         left = 1.0
         for i, (label, (confidence, accuracy, count)) in enumerate(curves.items()):
             filled = count >= (LEAST_IN_BIN if (count >= LEAST_IN_BIN).any() else 1)
@@ -382,13 +377,9 @@ def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.nda
         axes.set(
             xlim=(max(0, left - 0.06), 1.02), ylim=(-0.02, 1.04), xlabel="confidence", ylabel="share that was right"
         )
-        handles = axes.legend(loc="lower right", borderaxespad=0.2)
-        for handle in handles.legend_handles:
-            if handle is not None and hasattr(handle, "set_sizes"):
-                handle.set_sizes([36])  # pyright: ignore[reportAttributeAccessIssue]
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
-        axes.grid(lw=0.6)
+        for handle in axes.legend(loc="lower right", borderaxespad=0.2).legend_handles:
+            handle.set_sizes([36])  # pyright: ignore
+        _unit_square(axes)
     return canvas.panel(
         "On the dashed line confidence is honest; below it the model is too sure. The area of a mark is the number of "
         f"examples; bins of fewer than {LEAST_IN_BIN} are left out.",
@@ -400,13 +391,10 @@ def coverage(key: str, nominal: np.ndarray, curves: dict[str, np.ndarray], title
     """Share of targets inside central predictive intervals of each `nominal` probability."""
     canvas = _Canvas(key, title, height=270)
     with canvas as axes:
-        axes.plot([0, 1], [0, 1], color=MUTED, lw=1.0, ls=(0, (4, 3)))
         for i, (label, found) in enumerate(curves.items()):
             axes.plot(nominal, found, color=SERIES[i], lw=1.6, marker="os^D"[i % 4], ms=4, label=label)
         axes.set(xlim=(0, 1.02), ylim=(0, 1.04), xlabel="probability of the interval", ylabel="share of targets inside")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
-        axes.grid(lw=0.6)
+        _unit_square(axes)
         axes.legend(loc="lower right")
     alts = [
         f"{label}: " + ", ".join(f"{n:.0%} interval holds {f:.0%}" for n, f in zip(nominal, found, strict=True))

@@ -24,16 +24,22 @@ MAX_INPUTS = 300
 """Inputs at which predictions are judged for convergence, evenly chosen."""
 
 MAX_COSTS = 60
-"""Draws per chain at which the full cost is evaluated."""
+"""Draws per chain at which the cost is evaluated anew."""
 
-AT_ONCE = 2**15
-"""(Draw, example) pairs evaluated together."""
+MAX_EXAMPLES = 4096
+"""Training examples on which it is."""
+
+MAX_DRAWS = 1000
+"""Draws in the ensemble, evenly chosen."""
+
+MAX_GRADIENTS = 2_000_000
+"""(Draw, example) pairs differentiated for the temperature, though at least 32 draws."""
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 """Predictive intervals whose coverage is drawn."""
 
 MAX_LAPLACE = 400
-"""Laplace draws in its ensemble, at most."""
+"""Draws in the ensemble of Laplace."""
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Measured:
     convergence: Convergence | None = None
     inputs: Any = None
     inputs_kind: str = ""
-    cost: tuple[Tensor, Tensor] | None = None
+    cost: tuple[Tensor, Tensor, str] | None = None
     temperature: Temperature | None = None
     comparison: Comparison | None = None
     targets: Tensor | None = None
@@ -71,9 +77,8 @@ def measure(
     whole = posterior
     if posterior is not None and set(posterior.layout.names) != set(chains.draws):
         measured.problems["posterior"] = (
-            f"The chains kept {len(chains.draws)} of {len(posterior.layout.names)} parameter tensors; predictions "
-            "and temperature "
-            "by tensor need all of them."
+            f"The chains kept {len(chains.draws)} of {len(posterior.layout.names)} parameter tensors; predictions and "
+            "temperature by tensor need all of them."
         )
         whole = None
     predicts = whole if isinstance(whole, Posterior) else None
@@ -85,11 +90,12 @@ def measure(
             count, measured.inputs_kind = data_.check(inputs, targets), "test inputs"
             inputs = data_.cast(inputs, predicts.device, predicts.dtype)
             measured.targets = targets.to(predicts.device)
-        measured.inputs = data_.take(inputs, _evenly(count, predicts))
+        measured.inputs = data_.take(inputs, _evenly(count, MAX_INPUTS).to(predicts.device))
     measured.convergence = convergence(chains, predicts, measured.inputs)
     measured.cost = _cost(finished, whole)
     with _Problem(measured, "temperature"):
-        measured.temperature = temperature(finished, whole)
+        few = max(32, min(200, MAX_GRADIENTS // (1 if whole is None else whole.num_data)))
+        measured.temperature = temperature(finished, whole, max_draws=few)
     if laplace is not None:
         with _Problem(measured, "comparison"):
             measured.comparison = compare(chains, laplace)
@@ -98,20 +104,26 @@ def measure(
     return measured
 
 
-def _cost(finished: Chains, target: Target | None) -> tuple[Tensor, Tensor] | None:
-    """Cost [chain, draw] and numbers of its draws; full, at some draws, where only estimates were recorded."""
-    if finished.attrs.get("batch_size") is None or target is None:
+@torch.no_grad()
+def _cost(finished: Chains, target: Target | None) -> tuple[Tensor, Tensor, str] | None:
+    """Cost [chain, draw], numbers of its draws, and what it is; where only estimates were recorded, at some draws anew.
+
+    Anew on the same examples for every draw, all or an even selection, so that the trace shows chains and not batches.
+    """
+    estimated = finished.attrs.get("batch_size") is not None
+    if not estimated or target is None:
         cost = finished.sample_stats.get("cost")
-        return None if cost is None else (cost, torch.arange(cost.shape[1]))
-    chosen = torch.linspace(0, finished.num_draws - 1, min(finished.num_draws, MAX_COSTS)).round().long()
+        what = " (minibatch estimate)" if estimated else ""
+        return None if cost is None else (cost, torch.arange(cost.shape[1]), what)
+    chosen = _evenly(finished.num_draws, MAX_COSTS)
     positions = target.ravel({name: x[:, chosen] for name, x in finished.draws.items()}).flatten(0, 1)
     positions = positions.to(device=target.device, dtype=target.dtype)
-    total = torch.zeros(len(positions), dtype=torch.float64)
-    for batch in torch.arange(target.num_data, device=target.device).split(AT_ONCE):
-        for rows in torch.arange(len(positions)).split(max(1, AT_ONCE // len(batch))):
-            part = target.cost(positions[rows], batch.expand(len(rows), -1))  # (N/B) Σ_b L_b + R
-            total[rows] += len(batch) / target.num_data * part.cpu().double()
-    return total.unflatten(0, (finished.num_chains, len(chosen))), chosen
+    some = target.num_data > MAX_EXAMPLES
+    batch = _evenly(target.num_data, MAX_EXAMPLES).to(target.device) if some else None
+    parts = positions.split(max(1, MAX_EXAMPLES // target.num_data))
+    costs = [target.cost(part, None if batch is None else batch.expand(len(part), -1)).cpu() for part in parts]
+    what = f" (from {MAX_EXAMPLES:,} examples)" if some else ""
+    return torch.cat(costs).unflatten(0, (finished.num_chains, len(chosen))), chosen, what
 
 
 def _predict(
@@ -119,15 +131,15 @@ def _predict(
 ) -> None:
     """Metrics and predictions on test data."""
     with _Problem(measured, "predictions"):
-        ensemble = Ensemble(posterior, finished)
+        ensemble = Ensemble(posterior, finished, num_draws=MAX_DRAWS)
         measured.evaluation = ensemble.evaluate(inputs, targets)
         measured.prediction = ensemble.predict(inputs)
         if "coverage_90" in measured.evaluation.ensemble:
-            few = data_.take(inputs, _evenly(len(targets), posterior))
+            few = _evenly(len(targets), MAX_INPUTS).to(posterior.device)
             found = []
             for level in LEVELS:
-                low, high = ensemble.interval(few, level)
-                found.append(calibration.coverage(low, high, targets[_evenly(len(targets), posterior)].cpu()))
+                low, high = ensemble.interval(data_.take(inputs, few), level)
+                found.append(calibration.coverage(low, high, targets[few].cpu()))
             measured.coverage = (np.array(LEVELS), np.array(found))
     if laplace is not None:
         with _Problem(measured, "predictions at the mode"):
@@ -136,9 +148,9 @@ def _predict(
             measured.laplace_evaluation = Ensemble(posterior, laplace, num_draws=MAX_LAPLACE).evaluate(inputs, targets)
 
 
-def _evenly(count: int, posterior: Posterior) -> Tensor:
-    """Indices of at most `MAX_INPUTS` examples."""
-    return torch.linspace(0, count - 1, min(count, MAX_INPUTS)).round().long().to(posterior.device)
+def _evenly(count: int, most: int) -> Tensor:
+    """At most `most` of `count` indices, evenly spaced."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
 
 
 class _Problem:

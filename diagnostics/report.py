@@ -163,8 +163,7 @@ def _check(
                 expected = f"of shape {tuple(shapes[name])}" if name in shapes else f"not among {list(shapes)[:8]}"
                 raise ValueError(
                     f"the chains do not belong to this posterior: they hold {name!r} of shape "
-                    f"{tuple(draws.shape[2:])}, which "
-                    f"there is {expected}"
+                    f"{tuple(draws.shape[2:])}, which there is {expected}"
                 )
     if laplace is not None and posterior is not None and laplace.mode.numel() != posterior.dim:
         raise ValueError(f"laplace has {laplace.mode.numel()} parameters, the posterior {posterior.dim}")

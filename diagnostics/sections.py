@@ -8,9 +8,9 @@ from typing import Any
 
 from ..samplers.chains import Chains
 from . import evidence, figures
-from .evidence import Section, Table
-from .figures import Panel
 from .measurements import Measured
+from .page import Panel, Section, Table
+from .rules import RULES, num
 from .verdict import Verdict
 
 
@@ -22,6 +22,7 @@ def build(measured: Measured, verdict: Verdict) -> list[Section]:
         evidence.temperature(measured),
         evidence.laplace(measured),
         evidence.predictions(measured),
+        _rules(),
         _made(measured),
         _approximate(measured),
     ]
@@ -62,9 +63,8 @@ def key_panels(measured: Measured) -> list[Panel]:
     if measured.finished is None:
         return panels
     if measured.cost is not None:
-        cost, at = measured.cost
-        estimate = measured.chains.attrs.get("batch_size") and measured.posterior is None
-        title = "Cost by chain" + (" (minibatch estimate)" if estimate else "")
+        cost, at, what = measured.cost
+        title = f"Cost by chain{what}"
         panels.append(figures.traces("cost", cost.numpy(), title, "C, nats", at.numpy()))
     elif measured.convergence is not None:
         name = measured.convergence.worst(1)[0]["name"]
@@ -88,11 +88,23 @@ def _next(verdict: Verdict) -> Section:
     if not steps:
         section.text.append(
             "Nothing needs to be done. For smaller Monte-Carlo errors draw more: errors fall with the root of the "
-            "number of "
-            'effective draws. The sharpest check is to start more chains elsewhere (`init="prior"`) and see that '
-            "they arrive here."
+            "number of effective draws. The sharpest check is to start more chains elsewhere, by `init='prior'`, and "
+            "see that they arrive here."
         )
     return section
+
+
+def _rules() -> Section:
+    text = (
+        "The verdict is the worst of all checks. Beyond the first limit a check asks for a look, beyond the second the "
+        "draws are not to be trusted. Notes do not count."
+    )
+    rows = [
+        [rule.what, f"{'≤' if rule.good <= rule.bad else '≥'} {num(rule.good)}", num(rule.bad), rule.why]
+        for rule in RULES.values()
+    ]
+    table = Table("Limits", ["quantity", "good", "bad beyond", "why"], rows, text=True)
+    return Section("rules", "The rules", text=[text], tables=[table])
 
 
 def _made(measured: Measured) -> Section:
@@ -181,14 +193,12 @@ def _approximate(measured: Measured) -> Section:
     if attrs.get("batch_size"):
         steps.append(
             "Minibatch gradients heat the chain; the temperature section says by how much. Where their covariance is "
-            "not "
-            "proportional to the inverse of the preconditioner, directions differ in heat."
+            "not proportional to the inverse of the preconditioner, directions differ in heat."
         )
     if attrs.get("sampler") not in (None, "HMC"):
         steps.append(
             "Steps of finite length leave a bias of order lr in the spreads (for SGLD a factor 1/(1 − lr·λ/2) in "
-            "variance along "
-            "curvature λ of the mean cost), which the measured temperature includes."
+            "variance along curvature λ of the mean cost), which the measured temperature includes."
         )
     if measured.convergence is not None:
         steps.append(
@@ -215,8 +225,8 @@ def _approximate(measured: Measured) -> Section:
         )
         if measured.laplace_evaluation is not None:
             steps.append(
-                f"Laplace's ensemble is {measured.laplace_evaluation.num_draws} draws through the network itself, "
-                "not linearised."
+                f"Laplace's ensemble is {measured.laplace_evaluation.num_draws} draws through the network itself, not "
+                "linearised."
             )
     steps.append("Figures thin lines and dots for size, evenly; every table uses all draws.")
     return Section("approximate", "What is approximate", steps=steps)

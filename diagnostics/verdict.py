@@ -79,8 +79,7 @@ def judge(
                     NOTE,
                     "basis",
                     "Only single weights could be judged; in a network with hidden layers they can disagree although "
-                    "the "
-                    "chains compute the same function.",
+                    "the chains compute the same function.",
                     "Give test inputs (`test=(x, y)`) to judge predictions instead.",
                 )
             )
@@ -89,8 +88,6 @@ def judge(
     findings += notes(chains, comparison, evaluation, mode, confidence)
     findings.sort(key=lambda f: -LEVELS.index(f.level) if f.level in LEVELS else 1)
     level = next((f.level for f in findings if f.level in LEVELS), LEVELS[0])
-    if level == LEVELS[0] and convergence is None:
-        level = LEVELS[2]
     subject, basis = _basis(by_predictions, symmetric)
     return Verdict(level, basis, _sentences(level, subject, findings), findings)
 
@@ -98,9 +95,9 @@ def judge(
 def _basis(by_predictions: bool, symmetric: bool) -> tuple[str, str]:
     if by_predictions and symmetric:
         return "predictions", (
-            "The verdict rests on predictions. This model can compute the same function with different weights "
-            "(hidden units "
-            "can be permuted), so chains may disagree in single weights and still agree in everything the model says."
+            "The verdict rests on predictions. This model can compute the same function with different weights (hidden "
+            "units can be permuted), so chains may disagree in single weights and still agree in everything the model "
+            "says."
         )
     if by_predictions:
         return "parameters and predictions", (

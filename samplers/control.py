@@ -1,14 +1,31 @@
-"""A while loop that is one operator inside compiled code and a Python loop outside it."""
+"""How code runs: loops that can be compiled, and how many threads a computation is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop as _traced_while_loop
 
 Carry = tuple[Tensor, ...]
+
+PARALLEL_WORK = (
+    5_000_000  # multiply-adds between two waits, below which threads wait for one another more than they help
+)
+
+
+@contextlib.contextmanager
+def threads_for(work: int, device: torch.device) -> Iterator[None]:
+    """Use one CPU thread for steps of little work (parameters × examples × chains), and as many as before after."""
+    before = torch.get_num_threads()
+    if device.type == "cpu" and work < PARALLEL_WORK:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def while_loop(condition: Callable[..., Tensor], body: Callable[..., Carry], carry: Carry) -> Carry:

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .batches import Batches
+from .control import threads_for
 from .target import Batch, Target
 from .threefry import BATCHES, chain_keys
 
@@ -107,7 +108,7 @@ def find_mode(
     start = _start(target, init)
     method = SCIPY_METHODS.get(optimizer.lower()) if isinstance(optimizer, str) else None
     bar = tqdm(total=num_steps, disable=not progress, desc="mode", leave=False)
-    with bar:
+    with bar, threads_for(target.dim * (batch_size or target.num_data), target.device):
         if method is None:
             return _torch(target, _factory(optimizer), start, num_steps, batch_size, lr, tolerance, seed, bar)
         if batch_size is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .batches import Batches
 from .chains import Chains
+from .control import threads_for
 from .engine import Engine
 from .progress import Progress
 from .provenance import describe, versions
@@ -151,9 +152,11 @@ def sample(
     run = _Run(engine, columns, names, made_by, num_warmup, num_samples, keep_warmup, checkpoint, done)
     total = warmup_left + samples_left * thinning
     if total > 0:
-        _choose(engine, total, compile)
-        with Progress(total, engine.description, progress) as bar:
-            run.go(warmup_left, samples_left, bar)
+        work = state.position.numel() * (batch_size or target.num_data)
+        with threads_for(work, target.device):
+            _choose(engine, total, compile)
+            with Progress(total, engine.description, progress) as bar:
+                run.go(warmup_left, samples_left, bar)
     return run.chains()
 
 
@@ -270,9 +273,8 @@ class _Run:
             warmup_stats=self._stats(self.warmup) if self.warmup.filled else {},
         )
         if self.done is not None:
-            started = self.done.attrs["started"]
             result = Chains.concatenate([self.done, result])
-            result.attrs["started"] = started
+            result.attrs["num_samples"] = self.num_samples
         return result
 
     def _named(self, flat: Tensor) -> dict[str, Tensor]:

@@ -160,12 +160,13 @@ def test_everything_at_once(tmp_path):
     assert len(made.sentences) == 3
     for sentence in made.sentences:
         assert sentence.replace("`", "") in page.words
-    assert [t for t in page.inside["h2"] if t.strip()][-7:] == [
+    assert [t for t in page.inside["h2"] if t.strip()][-8:] == [
         "What to do next",
         "Convergence",
         "Temperature",
         "Comparison with Laplace",
         "Predictions and calibration",
+        "The rules",
         "How it was made",
         "What is approximate",
     ]
@@ -202,15 +203,23 @@ def test_numbers_are_those_of_the_diagnostics(tmp_path):
     assert f"{scores.single['nll']:.4f} ± {scores.single_sd['nll']:.4f}" in page.words
 
 
-def test_the_cost_of_minibatch_chains_is_that_of_the_full_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "langevin.diagnostics.measurements.AT_ONCE", 70
-    )  # so that neither draws nor examples fit at once
+def test_the_cost_of_minibatch_chains_is_that_of_the_full_data(tmp_path):
     posterior, _ = network()
     chains = draw(posterior)
     page = read(report(chains, posterior=posterior, path=tmp_path / "r.html").path)
     cost = posterior.cost(chains.position(posterior).flatten(0, 1))
     label = next(svg["aria-label"] or "" for svg in page.all("svg") if "Trace of Cost" in (svg["aria-label"] or ""))
+    assert f"from {float(cost.min()):.4g} to {float(cost.max()):.4g}" in label
+
+
+def test_of_large_data_the_cost_is_estimated_on_the_same_examples_for_all_draws(tmp_path, monkeypatch):
+    monkeypatch.setattr("langevin.diagnostics.measurements.MAX_EXAMPLES", 40)
+    posterior, _ = network()
+    chains = draw(posterior)
+    page = read(report(chains, posterior=posterior, path=tmp_path / "r.html").path)
+    batch = torch.linspace(0, 99, 40).round().long().expand(180, -1)
+    cost = posterior.cost(chains.position(posterior).flatten(0, 1), batch)
+    label = next(svg["aria-label"] or "" for svg in page.all("svg") if "from 40 examples" in (svg["aria-label"] or ""))
     assert f"from {float(cost.min()):.4g} to {float(cost.max()):.4g}" in label
 
 

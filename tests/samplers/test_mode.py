@@ -21,6 +21,7 @@ def linear(dtype: torch.dtype = torch.float64) -> tuple[Posterior, Tensor]:
         200, generator=generator, dtype=torch.float64
     )
     model = nn.Linear(3, 1, bias=False, dtype=dtype)
+    nn.init.zeros_(model.weight)
     posterior = Posterior(model, gaussian(0.5), (x.to(dtype), y[:, None].to(dtype)), Normal(0.0, 2.0))
     precision = x.mT @ x / 0.25 + torch.eye(3) / 4
     return posterior, torch.linalg.solve(precision, x.mT @ y / 0.25)
@@ -36,6 +37,7 @@ def logistic() -> tuple[Posterior, Tensor]:
         p = 1 / (1 + np.exp(-x @ w))
         w -= np.linalg.solve((x.T * (p * (1 - p))) @ x + np.eye(4), x.T @ (p - y) + w)
     model = nn.Linear(4, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(model.weight)
     return Posterior(model, bernoulli, (torch.tensor(x), torch.tensor(y)[:, None])), torch.tensor(w)
 
 

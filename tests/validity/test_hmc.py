@@ -128,18 +128,23 @@ def test_covariance_of_gaussians_with_scales_from_hundredth_to_hundred():
     assert z_scores(x.mean(1), 0.0).abs().max() < 4
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.1])
-def test_posterior_of_a_model_equals_conjugate_linear_regression(temperature):
+def regression() -> tuple[Posterior, Tensor, Tensor]:
+    """Bayesian linear regression with N = 50, and its mean and covariance at T = 1."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(50, 3, generator=generator, dtype=torch.float64) @ torch.tensor(
         [[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 5.0]], dtype=torch.float64
     )
     y = x.sum(-1, keepdim=True) + torch.randn(50, 1, generator=generator, dtype=torch.float64)
     model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(model.weight)
     posterior = Posterior(model, gaussian(1.0), (x, y), Normal(0.0, 2.0))
     precision = x.mT @ x + torch.eye(3) / 4
-    mean = torch.linalg.solve(precision, x.mT @ y)[:, 0]
-    covariance = temperature * precision.inverse()
+    return posterior, torch.linalg.solve(precision, x.mT @ y)[:, 0], precision.inverse()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.1])
+def test_posterior_of_a_model_equals_conjugate_linear_regression(temperature):
+    posterior, mean, covariance = regression()
     chains = sample(
         posterior,
         HMC(temperature=temperature),
@@ -152,8 +157,21 @@ def test_posterior_of_a_model_equals_conjugate_linear_regression(temperature):
     )
     w = chains.draws["weight"][..., 0, :]
     assert z_scores(w.mean(1), mean).abs().max() < 4
-    centred = w - mean
-    assert z_scores((centred[..., :, None] * centred[..., None, :]).mean(1), covariance).abs().max() < 4
+    error = w - mean
+    z = z_scores((error[..., :, None] * error[..., None, :]).mean(1), temperature * covariance)
+    assert z.abs().max() < 4, z
+
+
+def test_only_cost_over_temperature_matters():
+    # A wrong force would still give the right law, at worse steps: it shows here.
+    posterior, _, _ = regression()
+    temperature = 0.1
+    plain = LogDensity(lambda v: -posterior.cost(v["w"][None])[0] / temperature, {"w": posterior.default_position()})
+    run = {"num_chains": 4, "num_warmup": 60, "num_samples": 40, "progress": False, "compile": False}
+    one = sample(posterior, HMC(temperature=temperature), **run)
+    other = sample(plain, HMC(), **run)
+    torch.testing.assert_close(one.draws["weight"][..., 0, :], other.draws["w"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(one.sample_stats["num_leapfrog"], other.sample_stats["num_leapfrog"])
 
 
 @pytest.mark.parametrize("outside", [math.nan, -math.inf])
@@ -231,7 +249,10 @@ def test_windows_double(num_warmup, ends):
 
 def test_runs_without_warmup_from_a_given_step_size():
     z = quartic_z(
-        HMC(step_size=0.7), num_warmup=0, num_samples=600, init=torch.randn(64, 2, generator=torch.manual_seed(0))
+        HMC(step_size=0.7),
+        num_warmup=0,
+        num_samples=600,
+        init=torch.randn(64, 2, generator=torch.Generator().manual_seed(0)),
     )
     # The start is forgotten within a few steps but stays in the mean: its share is a few of 600.
     assert z.abs().max() < 4
