@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the steps: to see that it runs, not to trust")
     arguments = parser.parse_args()
     began = time.perf_counter()
+    torch.set_num_threads(1)  # the model is small: a second thread would wait more than it works
 
     # 1. The posterior: a model, a likelihood, data and a prior. The first layer's prior is narrow because 64 inputs
     #    add up; that of the second is wide, so that the network can be sure of what it says.

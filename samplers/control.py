@@ -11,9 +11,8 @@ from torch._higher_order_ops.while_loop import while_loop as _traced_while_loop
 
 Carry = tuple[Tensor, ...]
 
-PARALLEL_WORK = (
-    5_000_000  # multiply-adds between two waits, below which threads wait for one another more than they help
-)
+# Multiply-adds between two waits, below which threads wait for one another more than they help.
+PARALLEL_WORK = 5_000_000
 
 
 @contextlib.contextmanager

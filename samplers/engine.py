@@ -62,7 +62,8 @@ class Plan:
     prefetch
         Whether noise and indices of all K steps are drawn ahead, in one go.
     unroll
-        Steps per turn of the loop, each of which costs some microseconds.
+        Steps per turn of the loop, each of which costs some microseconds. Full-batch steps, which can hold loops of
+        their own (leapfrog), take one turn each.
     """
 
     max_steps: int
@@ -71,14 +72,14 @@ class Plan:
     unroll: int
 
     @classmethod
-    def of(cls, position: Tensor, num_examples: int, batch_size: int, thinning: int) -> Plan:
+    def of(cls, position: Tensor, batch_size: int, thinning: int) -> Plan:
         """Choose sizes that keep noise and record in the cache."""
         chains, dim = position.shape
         item = position.element_size()
         ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
         rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
-        unroll = UNROLL if position.numel() * num_examples <= UNROLL_WORK else 1
+        unroll = UNROLL if 0 < position.numel() * batch_size <= UNROLL_WORK else 1
         return cls(min(most, rows * thinning), rows, ahead >= 8, unroll)
 
 
@@ -213,7 +214,7 @@ class Engine:
         self.thinning = torch.tensor(thinning, device=target.device)
         self.late_sum, self.late_count = torch.zeros_like(self.center), torch.tensor(0, device=target.device)
         batch_size = batches.batch_size if batches else 0
-        self.plan = Plan.of(state.position, batch_size or target.num_data, batch_size, thinning)
+        self.plan = Plan.of(state.position, batch_size, thinning)
         self._block = make_block(target, sampler, batches, type(state), self.plan)
         self.description = "eager"
 

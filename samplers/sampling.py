@@ -243,7 +243,7 @@ class _Run:
                 self.announced.add(chain)
                 warnings.warn(
                     f"chain {chain} stopped: its numbers were no longer finite after step {step}; its draws until then "
-                    "are kept and the other chains go on. A smaller lr usually helps",
+                    "are kept and the other chains go on. A smaller lr or step size usually helps",
                     stacklevel=5,
                 )
 

@@ -223,6 +223,12 @@ def test_of_large_data_the_cost_is_estimated_on_the_same_examples_for_all_draws(
     assert f"from {float(cost.min()):.4g} to {float(cost.max()):.4g}" in label
 
 
+def test_code_in_sentences_is_escaped_too():
+    from langevin.diagnostics.report import _words
+
+    assert _words("a `<b>` <i>") == "a <code>&lt;b&gt;</code> &lt;i&gt;"
+
+
 @pytest.mark.parametrize("name", [BAD_NAME, "$\\frac{1}$", "a[0] <b>&amp;</b>"])
 def test_names_and_titles_are_escaped(name, tmp_path):
     chains = fake()

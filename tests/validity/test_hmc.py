@@ -251,10 +251,10 @@ def test_runs_without_warmup_from_a_given_step_size():
     z = quartic_z(
         HMC(step_size=0.7),
         num_warmup=0,
-        num_samples=600,
+        num_samples=300,
         init=torch.randn(64, 2, generator=torch.Generator().manual_seed(0)),
     )
-    # The start is forgotten within a few steps but stays in the mean: its share is a few of 600.
+    # The start is forgotten within a few steps but stays in the mean: its share is a few of 300.
     assert z.abs().max() < 4
 
 
