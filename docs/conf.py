@@ -51,5 +51,7 @@ maximum_signature_line_length = 100
 
 html_math_renderer = "mathml"
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"langevin {release}"
 html_copy_source = False
