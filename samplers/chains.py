@@ -68,7 +68,7 @@ class Chains:
     def weights(self) -> Float[Tensor, "chain draw"] | None:
         """Weights of the draws in averages; None when all count the same."""
         weight = self.sample_stats.get("weight")
-        return None if weight is None or bool((weight == weight.flatten()[0]).all()) else weight
+        return None if weight is None or bool((weight == weight[:1, :1]).all()) else weight
 
     def finished(self) -> Self:
         """Only the chains that were never stopped.

@@ -94,6 +94,7 @@ def test_interrupted_runs_keep_what_was_drawn_and_can_go_on(posterior, eight, tm
         with pytest.warns(UserWarning, match="interrupted after step"):
             part = run(posterior, num_chains=8, checkpoint=path)
         assert part.attrs["interrupted"]
+        assert part.weights is None
         monkeypatch.undo()
     assert 0 < part.num_draws < 40
     resumed = run(posterior, num_chains=8, checkpoint=path)
