@@ -24,11 +24,11 @@ from .provenance import describe, versions
 from .schedules import at_step
 from .starts import Init, starting_positions
 from .target import Target
+from .temperature import batch_heat
 
 COMPILE_SECONDS = 20.0  # eager runs expected to be shorter do not repay compiling, which takes about half of this
 CHECKPOINT_SECONDS = 60.0
 BLOCK_SECONDS = 0.5  # how long a call may keep Ctrl-C and the progress bar waiting
-HEAT_BATCHES = 16
 
 
 def sample(
@@ -255,7 +255,7 @@ class _Run:
             sample_stats=self._stats(self.sampling),
             attrs=self.made_by
             | {
-                "batch_temperature": batch_heat(self.engine),
+                "batch_temperature": self._batch_heat(),
                 "num_warmup": self.num_warmup,
                 "num_samples": self.num_samples,
                 "stopped": {str(c): s for c, s in _stopped(self.engine, self.made_by["chain_ids"]).items()},
@@ -276,6 +276,16 @@ class _Run:
             result = Chains.concatenate([self.done, result])
             result.attrs["num_samples"] = self.num_samples
         return result
+
+    def _batch_heat(self) -> float | None:
+        engine = self.engine
+        lr, _ = at_step(getattr(engine.sampler, "lr", None), engine.state.step)
+        position = engine.state.position[engine.stopped < 0]
+        if engine.batches is None:
+            return 0.0
+        if lr is None or not len(position):
+            return None
+        return float(lr) * batch_heat(engine.target, engine.batches, position, engine.keys[1][engine.stopped < 0])
 
     def _named(self, flat: Tensor) -> dict[str, Tensor]:
         target = self.engine.target
@@ -322,30 +332,6 @@ class _Part:
     def latest(self, name: str) -> float:
         """Mean of a statistic over the healthy chains at the last draw."""
         return float(self.stats[name][:, self.filled - 1].nanmean()) if self.filled else float("nan")
-
-
-def batch_heat(engine: Engine) -> float | None:
-    """Temperature that minibatch noise alone adds to plain gradient steps, averaged over directions: (εN/2) Tr(S_mb)/D.
-
-    S_mb is estimated from a few fresh minibatches at the chains' present positions. None without an lr.
-    """
-    lr, _ = at_step(getattr(engine.sampler, "lr", None), engine.state.step)
-    if engine.batches is None:
-        return 0.0
-    alive = engine.stopped < 0
-    if lr is None or not bool(alive.any()):
-        return None
-    target, position = engine.target, engine.state.position
-    keys = engine.keys[1] ^ 0x5BD1E995  # batches of its own, which no step uses
-    mean, square = torch.zeros_like(position), torch.zeros_like(position)
-    for turn in range(HEAT_BATCHES):
-        batch = engine.batches.indices(keys, torch.tensor(turn, device=target.device))
-        _, gradient = target.cost_and_gradient(position, batch)
-        delta = gradient - mean
-        mean += delta / (turn + 1)
-        square += delta * (gradient - mean)
-    variance = square[alive].mean() / (HEAT_BATCHES - 1)
-    return float(lr * target.num_data / 2 * variance)
 
 
 def _choose(engine: Engine, total_steps: int, compile: bool | str) -> None:

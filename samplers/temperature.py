@@ -9,6 +9,15 @@ from __future__ import annotations
 
 import math
 
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .batches import Batches
+from .target import Target
+
+HEAT_BATCHES = 16
+
 
 def temperature_of(lr: float, num_data: int, batch_size: int) -> float:
     """T_mb = (εN/2B)(1 − B/N).
@@ -46,6 +55,24 @@ def batch_size_for(temperature: float, lr: float, num_data: int) -> int:
             else f"one example has no minibatch noise, so no batch size reaches temperature {temperature}"
         )
     return math.ceil(exact - 1e-9 * exact)
+
+
+def batch_heat(
+    target: Target, batches: Batches, position: Float[Tensor, "chain dim"], keys: Int[Tensor, "chain 2"]
+) -> float:
+    """Temperature per unit of lr that minibatch noise adds to plain gradient steps, averaged over directions.
+
+    (N/2) Tr(S_mb)/D, with S_mb the covariance of the minibatch gradient, estimated at these positions from 16 fresh
+    batches of each chain.
+    """
+    keys = keys ^ 0x5BD1E995  # batches of its own, which no step uses
+    mean, square = torch.zeros_like(position), torch.zeros_like(position)
+    for turn in torch.arange(HEAT_BATCHES, device=target.device):
+        _, gradient = target.cost_and_gradient(position, batches.indices(keys, turn))
+        delta = gradient - mean
+        mean = mean + delta / (turn + 1)
+        square = square + delta * (gradient - mean)
+    return float(target.num_data / 2 * square.mean() / (HEAT_BATCHES - 1))
 
 
 def _check(**settings: float) -> None:

@@ -17,6 +17,22 @@ def mean_model(dim):
     return Posterior(Mean(dim), gaussian(SCALE), (torch.zeros(NUM_DATA, 1, dtype=torch.float64), y), prior=None), y
 
 
+def errors(posterior, y, sampler, batch_size, *, num_chains, num_samples):
+    """Draws minus the posterior mean, `[chain, draw, dim]`; chains start there."""
+    chains = sample(
+        posterior,
+        sampler,
+        num_samples=num_samples,
+        num_warmup=150,
+        num_chains=num_chains,
+        batch_size=batch_size,
+        init={"mean": y.mean(0)},
+        progress=False,
+        compile=False,
+    )
+    return chains.draws["mean"] - y.mean(0)
+
+
 def discretised_law(y, lr, temperature, batch_size):
     """V = (2Tε/N I + ε² S_mb) / (ελ (2 − ελ)), S_mb = λ² Cov(y) (1/B)(1 − B/N)."""
     dim = y.shape[1]
@@ -33,18 +49,7 @@ def discretised_law(y, lr, temperature, batch_size):
 def test_one_dimension(step, batch_size, temperature):
     posterior, y = mean_model(1)
     lr = step / CURVATURE
-    chains = sample(
-        posterior,
-        SGLD(lr=lr, temperature=temperature),
-        num_samples=1200,
-        num_warmup=150,
-        num_chains=256,
-        batch_size=batch_size,
-        init={"mean": y.mean(0)},
-        progress=False,
-        compile=False,
-    )
-    error = chains.draws["mean"][..., 0] - y.mean()
+    error = errors(posterior, y, SGLD(lr=lr, temperature=temperature), batch_size, num_chains=256, num_samples=1200)
     assert abs(z_scores(error.mean(1), 0.0)) < 4
     assert abs(z_scores((error**2).mean(1), discretised_law(y, lr, temperature, batch_size)[0, 0])) < 4
 
@@ -56,18 +61,7 @@ def test_thousand_dimensions(step, batch_size, temperature):
     dim = 1000
     posterior, y = mean_model(dim)
     lr = step / CURVATURE
-    chains = sample(
-        posterior,
-        SGLD(lr=lr, temperature=temperature),
-        num_samples=400,
-        num_warmup=100,
-        num_chains=32,
-        batch_size=batch_size,
-        init={"mean": y.mean(0)},
-        progress=False,
-        compile=False,
-    )
-    error = chains.draws["mean"] - y.mean(0)
+    error = errors(posterior, y, SGLD(lr=lr, temperature=temperature), batch_size, num_chains=32, num_samples=400)
     law = discretised_law(y, lr, temperature, batch_size)
     # All variances at once, and the covariance along fixed directions in which minibatch noise is correlated.
     assert abs(z_scores((error**2).mean(1).mean(-1), law.diagonal().mean())) < 4
@@ -79,17 +73,7 @@ def test_thousand_dimensions(step, batch_size, temperature):
 def test_a_ten_per_cent_error_of_the_noise_is_seen():
     """The test of the test: the same comparison fails when T is 10 % off."""
     posterior, y = mean_model(1)
-    chains = sample(
-        posterior,
-        SGLD(lr=0.7 / CURVATURE, temperature=1.1),
-        num_samples=1200,
-        num_warmup=150,
-        num_chains=256,
-        init={"mean": y.mean(0)},
-        progress=False,
-        compile=False,
-    )
-    error = chains.draws["mean"][..., 0] - y.mean()
+    error = errors(posterior, y, SGLD(lr=0.7 / CURVATURE, temperature=1.1), None, num_chains=256, num_samples=1200)
     assert abs(z_scores((error**2).mean(1), discretised_law(y, 0.7 / CURVATURE, 1.0, None)[0, 0])) > 8
 
 
