@@ -4,21 +4,31 @@ from .chains import Chains
 from .hmc import HMC
 from .likelihoods import bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
 from .log_density import LogDensity
+from .metrics import ConstantMetric, Fisher, MetricFunction
 from .mode import find_mode
+from .ngd import NGD
 from .posterior import Posterior
+from .riemannian import RiemannianLangevin
 from .sampling import sample
 from .schedules import Cyclical, Polynomial
 from .sgld import SGLD
+from .sngd import SNGD
 from .temperature import batch_size_for, temperature_of
 
 __all__ = [
     "HMC",
+    "NGD",
     "SGLD",
+    "SNGD",
     "Chains",
+    "ConstantMetric",
     "Cyclical",
+    "Fisher",
     "LogDensity",
+    "MetricFunction",
     "Polynomial",
     "Posterior",
+    "RiemannianLangevin",
     "batch_size_for",
     "bernoulli",
     "categorical",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop as _traced_while_loop
+
+from .tree import leaves, rebuild, spec_of
 
 Carry = tuple[Tensor, ...]
 
@@ -38,6 +41,14 @@ def while_loop(condition: Callable[..., Tensor], body: Callable[..., Carry], car
     while condition(*carry):
         carry = body(*carry)
     return carry
+
+
+def choose(condition: Tensor, change: Callable[[], Any], otherwise: Any) -> Any:
+    """`change()` if a 0-d condition holds, else the tree `otherwise`; compiled code computes both."""
+    if torch.compiler.is_compiling():
+        pairs = zip(leaves(change()), leaves(otherwise), strict=True)
+        return rebuild(spec_of(otherwise), [torch.where(condition, new, old) for new, old in pairs])
+    return change() if condition else otherwise
 
 
 def write_row(buffer: Tensor, row: Tensor, value: Tensor) -> Tensor:

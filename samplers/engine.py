@@ -23,6 +23,7 @@ from .control import while_loop, write_row
 from .likelihoods import without_validation
 from .target import Target
 from .threefry import BATCHES, NOISE, Noise, chain_keys, normals
+from .tree import Spec, leaf_names, leaves, rebuild, spec_of
 
 MAX_STEPS = 256  # per call: makes the call's overhead, about 40 µs, small against the smallest step
 PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
@@ -83,8 +84,9 @@ class Plan:
         return cls(min(most, rows * thinning), rows, ahead >= 8, unroll)
 
 
-def make_block(target: Target, sampler: Any, batches: Batches | None, state_type: type, plan: Plan) -> Block:
+def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spec, plan: Plan) -> Block:
     """Build the function of tensors that makes up to `plan.max_steps` steps; it can be compiled as one graph."""
+    tilted = is_tilted(sampler)
 
     def block(
         num_steps: Tensor,
@@ -97,7 +99,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state_type
         reading: Tensor,
         *fields: Tensor,
     ) -> tuple[Tensor, ...]:
-        start = state_type(*fields)
+        start = rebuild(state, fields)
         chains, dim = start.position.shape
         dtype, device = start.position.dtype, start.position.device
         noise_table, index_table = None, None
@@ -115,7 +117,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state_type
 
         def step(k: Tensor, stopped: Tensor, reading: Tensor, draws: Tensor, stats: Tensor, *fields: Tensor):
             due = k < num_steps  # an unrolled loop may overshoot: such steps leave everything as it is
-            old = state_type(*fields)
+            old = rebuild(state, fields)
             noise, batch = Noise(noise_keys, old.step, dtype), None
             if noise_table is not None:
                 noise = PrefetchedNoise(noise_keys, old.step, dtype, noise_table, k.reshape(1))
@@ -127,26 +129,27 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state_type
 
             at = old.position if sampler.gradient_at == "previous" else new.position
             # One pass over the parameters; the last sum is 0 for finite positions and NaN for others.
-            virial, square, zero = torch.stack(
-                ((at - center) * new.gradient, new.gradient**2, new.position - new.position)
-            ).sum(-1)
+            sums = [(at - center) * new.gradient, new.gradient**2, new.position - new.position]
+            if tilted:
+                sums.append((at - center) * new.log_measure_gradient)
+            virial, square, zero, *tilt = torch.stack(sums).sum(-1)
             healthy = torch.isfinite(new.cost + zero)
             stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
             alive = stopped < 0
             kept = [
                 torch.where((alive & due).reshape(-1, *[1] * (n.ndim - 1)), n, o) if n.ndim else torch.where(due, n, o)
-                for n, o in zip(_fields(new), fields, strict=True)
+                for n, o in zip(leaves(new), fields, strict=True)
             ]
 
             row = torch.where(due, (phase + k) // thinning, plan.rows)
-            total = reading + virial * (target.num_data / dim)
+            total = reading + torch.stack((virial * (target.num_data / dim), *(1 + t / dim for t in tilt)))
             values = (
                 new.cost,
                 square.sqrt(),
-                total / thinning,
+                *(total / thinning),
                 *(getattr(new, name).to(dtype) for name in sampler.stats),
             )
-            recorded = torch.where(alive[:, None], state_type(*kept).position, torch.nan)
+            recorded = torch.where(alive[:, None], rebuild(state, kept).position, torch.nan)
             draws = write_row(draws, row, recorded) if plan.rows > 1 else recorded.unsqueeze(0)
             stats = write_row(stats, row, torch.where(alive, torch.stack(values), torch.nan))
             reading = torch.where(due, torch.where((phase + k + 1) % thinning == 0, 0.0, total), reading)
@@ -157,7 +160,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state_type
                 carry = step(*carry)
             return carry
 
-        num_stats = len(COMMON_STATS) + len(sampler.stats)
+        num_stats = len(COMMON_STATS) + tilted + len(sampler.stats)
         carry = (
             torch.zeros((), dtype=torch.int64, device=device),
             stopped,
@@ -185,7 +188,8 @@ class Engine:
     center
         `[chain, dim]`: c of the temperature reading (ω−c)·∇C/D: the mean of the warm-up's second half, once it is over.
     reading, phase
-        Sum of the readings, and number of steps, since the last draw.
+        Sum of the readings, and number of steps, since the last draw. Laws other than exp(−C/T), those with a state
+        `log_measure_gradient`, have a second reading: (ω−c)·∇C/D averages to T times its average.
     stat_names
         What the rows of recorded statistics are.
     description
@@ -208,14 +212,15 @@ class Engine:
         self.keys = chain_keys(seed, ids, NOISE), chain_keys(seed, ids, BATCHES)
         self.center = state.position.clone()
         self.stopped = torch.full_like(ids, -1)
-        self.reading = state.position.new_zeros(len(chain_ids))
+        tilted = is_tilted(sampler)
+        self.reading = state.position.new_zeros(1 + tilted, len(chain_ids))
         self.phase = 0
-        self.stat_names = (*COMMON_STATS, *sampler.stats)
+        self.stat_names = (*COMMON_STATS, *["temperature_weight"] * tilted, *sampler.stats)
         self.thinning = torch.tensor(thinning, device=target.device)
         self.late_sum, self.late_count = torch.zeros_like(self.center), torch.tensor(0, device=target.device)
         batch_size = batches.batch_size if batches else 0
         self.plan = Plan.of(state.position, batch_size, thinning)
-        self._block = make_block(target, sampler, batches, type(state), self.plan)
+        self._block = make_block(target, sampler, batches, spec_of(state), self.plan)
         self.description = "eager"
 
     def run(self, num_steps: int) -> tuple[Tensor, Tensor]:
@@ -231,9 +236,9 @@ class Engine:
         num, phase = (torch.tensor(value, device=self.target.device) for value in (num_steps, self.phase))
         with torch.no_grad(), without_validation():
             self.stopped, self.reading, draws, stats, *fields = self._block(
-                num, phase, self.thinning, *self.keys, self.center, self.stopped, self.reading, *_fields(self.state)
+                num, phase, self.thinning, *self.keys, self.center, self.stopped, self.reading, *leaves(self.state)
             )
-        self.state = type(self.state)(*fields)
+        self.state = rebuild(spec_of(self.state), fields)
         rows, self.phase = divmod(self.phase + num_steps, int(self.thinning))
         return draws[:rows], stats[:rows]
 
@@ -258,7 +263,7 @@ class Engine:
 
     def saved(self) -> dict[str, Tensor]:
         """Everything needed to go on as if nothing had happened, on the CPU."""
-        named = {field.name: getattr(self.state, field.name) for field in dataclasses.fields(self.state)}
+        named = dict(zip(leaf_names(self.state), leaves(self.state), strict=True))
         named |= {name: getattr(self, name) for name in _CARRIED}
         return {name: torch.as_tensor(value).cpu() for name, value in named.items()} | {
             "phase": torch.tensor(self.phase)
@@ -277,12 +282,12 @@ class Engine:
         """Compile the block, or take the one that this target already has; raises what the compiler raises."""
         cache = self.target.__dict__.setdefault("_compiled", {})
         key = (
-            _structure(self.sampler), type(self.state), self.state.position.shape, self.state.position.dtype,
+            _structure(self.sampler), spec_of(self.state), self.state.position.shape, self.state.position.dtype,
             self.batches, self.plan, torch.get_num_threads(),
         )  # fmt: skip
         if key not in cache:
             lifted = _lift(self.sampler, self.target.device)
-            block = make_block(self.target, lifted, self.batches, type(self.state), self.plan)
+            block = make_block(self.target, lifted, self.batches, spec_of(self.state), self.plan)
             cache[key] = _compiled(block, self.target.device), lifted
         eager, (self._block, lifted) = self._block, cache[key]
         _set_lifted(lifted, self.sampler)
@@ -317,8 +322,9 @@ class Engine:
         self.state, self.stopped, self.reading, self.phase = before
 
 
-def _fields(state: Any) -> list[Tensor]:
-    return [getattr(state, field.name) for field in dataclasses.fields(state)]
+def is_tilted(sampler: Any) -> bool:
+    """Whether the stationary law is exp(−C/T) times a factor, whose log gradient the state holds."""
+    return getattr(sampler, "measure", "lebesgue") == "jeffreys"
 
 
 def _compiled(block: Any, device: torch.device) -> Block:

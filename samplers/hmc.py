@@ -120,7 +120,6 @@ class HMC:
     max_leapfrog: int = 256
     step_size: float | None = None
 
-    full_batch: ClassVar[bool] = True
     gradient_at: ClassVar[str] = "current"
     stats: ClassVar[tuple[str, ...]] = ("accept", "step_size", "num_leapfrog", "energy_error")
 
@@ -133,6 +132,11 @@ class HMC:
             raise ValueError(f"target_accept must lie between 0 and 1, got {self.target_accept}")
         if self.max_leapfrog < 1:
             raise ValueError(f"max_leapfrog must be at least 1, got {self.max_leapfrog}")
+
+    def check(self, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
+        """Refuse minibatches."""
+        if batch_size is not None:
+            raise ValueError("HMC's accept step needs the cost of the full data: use batch_size=None")
 
     def init(self, target: Target, position: Float[Tensor, "chain dim"], num_warmup: int) -> HMCState:
         """Evaluate the start and choose a first step size."""
@@ -171,8 +175,6 @@ class HMC:
 
     def step(self, target: Target, state: HMCState, batch: Batch, noise: Noise) -> HMCState:
         """One trajectory of every chain."""
-        if batch is not None:
-            raise ValueError("HMC's accept step needs the cost of the full data: use batch_size=None")
         step_size = ((state.log_step * _RESOLUTION).round() / _RESOLUTION).exp()
         length = self.trajectory * (0.5 + noise.uniform(1, _LENGTH)[:, 0])
         num_leapfrog = (length / step_size).ceil().clamp(1, self.max_leapfrog).to(torch.int64)

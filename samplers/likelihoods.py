@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
 
+_BISECTIONS = 24  # of the range of a Poisson count, which is shorter than 2²⁴ for any rate that float32 counts exactly
+
 
 @contextlib.contextmanager
 def without_validation() -> Iterator[None]:
@@ -46,6 +48,17 @@ class CategoricalLikelihood:
         p = torch.softmax(outputs, -1)
         return torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
 
+    def fisher_root(self, outputs: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch classes classes"]:
+        """diag(√p) − p √pᵀ, whose product with its transpose is the Fisher information."""
+        log_p = torch.log_softmax(outputs, -1)
+        root = torch.exp(0.5 * log_p)  # differentiable where p underflows, unlike √p
+        return torch.diag_embed(root) - torch.exp(log_p)[..., :, None] * root[..., None, :]
+
+    def labels(self, outputs: Float[Tensor, "*batch classes"], uniform: Float[Tensor, "*batch"]) -> Tensor:
+        """Labels by inversion of the distribution function at uniform numbers."""
+        below = torch.softmax(outputs, -1).cumsum(-1)[..., :-1] < uniform[..., None]
+        return below.sum(-1)
+
 
 @dataclass(frozen=True)
 class BernoulliLikelihood:
@@ -60,6 +73,10 @@ class BernoulliLikelihood:
         p = torch.sigmoid(outputs)
         return p * (1 - p)
 
+    def labels(self, outputs: Float[Tensor, "*batch"], uniform: Float[Tensor, "*batch"]) -> Tensor:
+        """1 where the uniform number is at most p."""
+        return (uniform <= torch.sigmoid(outputs)).to(outputs.dtype)
+
 
 @dataclass(frozen=True)
 class PoissonLikelihood:
@@ -72,6 +89,16 @@ class PoissonLikelihood:
     def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """exp(z), elementwise."""
         return torch.exp(outputs)
+
+    def labels(self, outputs: Float[Tensor, "*batch"], uniform: Float[Tensor, "*batch"]) -> Tensor:
+        """Counts by inversion of the distribution function, Q(k + 1, e^z), which bisection finds."""
+        rate = torch.exp(outputs.detach())
+        low, high = torch.full_like(rate, -1.0), torch.ceil(rate + 12 * rate.sqrt() + 40)
+        for _ in range(_BISECTIONS):
+            middle = torch.floor((low + high) / 2)
+            enough = torch.special.gammaincc(middle.clamp_min(0) + 1, rate) >= uniform
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high
 
 
 @dataclass(frozen=True)
@@ -88,6 +115,10 @@ class GaussianLikelihood:
         """1/σ², elementwise."""
         return torch.full_like(outputs, self.scale**-2)
 
+    def labels(self, outputs: Float[Tensor, "*batch"], uniform: Float[Tensor, "*batch"]) -> Tensor:
+        """Mean plus σ times a normal quantile."""
+        return outputs + self.scale * torch.special.ndtri(uniform)
+
 
 @dataclass(frozen=True)
 class HeteroscedasticGaussianLikelihood:
@@ -101,6 +132,15 @@ class HeteroscedasticGaussianLikelihood:
         """diag(1/σ², 2)."""
         precision = torch.exp(-2 * outputs[..., 1])
         return torch.diag_embed(torch.stack((precision, torch.full_like(precision, 2.0)), -1))
+
+    def fisher_root(self, outputs: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2 2"]:
+        """diag(1/σ, √2)."""
+        root = torch.exp(-outputs[..., 1])
+        return torch.diag_embed(torch.stack((root, torch.full_like(root, 2.0**0.5)), -1))
+
+    def labels(self, outputs: Float[Tensor, "*batch 2"], uniform: Float[Tensor, "*batch"]) -> Tensor:
+        """Mean plus σ times a normal quantile."""
+        return outputs[..., 0] + torch.exp(outputs[..., 1]) * torch.special.ndtri(uniform)
 
 
 categorical = CategoricalLikelihood()

@@ -140,7 +140,8 @@ class Posterior:
         """Number of sampled parameters D."""
         return self.layout.dim
 
-    def _call(self, position: Float[Tensor, " dim"], inputs: data_.Inputs) -> Tensor:
+    def call(self, position: Float[Tensor, " dim"], inputs: data_.Inputs) -> Float[Tensor, "batch ..."]:
+        """Model outputs at one position."""
         parameters = self.layout.unravel(position)
         args, kwargs = (inputs,), None
         if isinstance(inputs, Mapping):
@@ -149,9 +150,11 @@ class Posterior:
             args = tuple(inputs)
         return torch.func.functional_call(self.model, (parameters, self._fixed, self._buffers), args, kwargs)
 
-    def outputs(self, position: Float[Tensor, "chain dim"], inputs: data_.Inputs) -> Float[Tensor, "chain batch ..."]:
-        """Model outputs of every chain on shared inputs."""
-        return torch.func.vmap(self._call, in_dims=(0, None))(position, inputs)
+    def outputs(
+        self, position: Float[Tensor, "chain dim"], inputs: data_.Inputs, shared: bool = True
+    ) -> Float[Tensor, "chain batch ..."]:
+        """Model outputs of every chain, on shared inputs or, ``[chain, batch, ...]``, on its own."""
+        return torch.func.vmap(self.call, in_dims=(0, None if shared else 0))(position, inputs)
 
     def distribution(self, outputs: Float[Tensor, "*chain batch ..."]) -> Distribution:
         """Distribution of the targets given model outputs."""
@@ -162,7 +165,7 @@ class Posterior:
         """log p(yᵢ | xᵢ, ω) of each example of the batch, or of all."""
 
         def terms(position: Tensor, inputs: data_.Inputs, targets: Tensor) -> Tensor:
-            log_prob = self.likelihood(self._call(position, inputs)).log_prob(targets)
+            log_prob = self.likelihood(self.call(position, inputs)).log_prob(targets)
             return log_prob.reshape(log_prob.shape[0], -1).sum(-1) if log_prob.ndim > 1 else log_prob
 
         with without_validation():

@@ -6,8 +6,11 @@ import dataclasses
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from torch import Tensor
+
 from .schedules import Schedule
 from .target import Target
+from .temperature import minibatch_temperature
 
 
 def describe(
@@ -16,23 +19,35 @@ def describe(
     """What decides a run's draws; a checkpoint that differs in any of it belongs to another run."""
     return {
         "sampler": type(sampler).__name__,
-        "settings": _settings(sampler),
+        "settings": _settings_fields(sampler),
         "num_data": target.num_data,
         "dim": target.dim,
         "batch_size": batch_size,
         "batches": order if batch_size is not None else None,
-        "temperature": float(getattr(sampler, "temperature", 1.0)),
+        "temperature": _nominal_temperature(sampler, target.num_data, batch_size),
         "seed": seed,
         "chain_ids": ids,
         "thinning": thinning,
     }
 
 
+def _nominal_temperature(sampler: Any, num_data: int, batch_size: int | None) -> float | None:
+    """T; where minibatch noise decides it, T_mb; None where that changes from step to step."""
+    temperature = getattr(sampler, "temperature", 1.0)
+    if temperature is not None:
+        return float(temperature)
+    return None if isinstance(sampler.lr, Schedule) else minibatch_temperature(sampler.lr, num_data, batch_size)
+
+
 def _settings(settings: Any) -> Any:
     if isinstance(settings, Schedule):
         return {"schedule": type(settings).__name__} | _settings_fields(settings)
     if dataclasses.is_dataclass(settings):
-        return _settings_fields(settings)
+        return {"type": type(settings).__name__} | _settings_fields(settings)
+    if isinstance(settings, Tensor):
+        return f"tensor {tuple(settings.shape)} of norm {float(settings.double().norm()):.12g}"
+    if callable(settings):
+        return f"function {getattr(settings, '__qualname__', type(settings).__name__)}"
     return settings if isinstance(settings, (int, float, str, bool, type(None))) else repr(settings)
 
 

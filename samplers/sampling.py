@@ -25,6 +25,7 @@ from .schedules import at_step
 from .starts import Init, starting_positions
 from .target import Target
 from .temperature import batch_heat
+from .tree import leaf_names, leaves, rebuild, spec_of
 
 COMPILE_SECONDS = 20.0  # eager runs expected to be shorter do not repay compiling, which takes about half of this
 CHECKPOINT_SECONDS = 60.0
@@ -123,8 +124,8 @@ def sample(
     if len(set(ids)) < len(ids) or not all(0 <= c < 2**31 for c in ids) or not ids:
         raise ValueError(f"chain_ids must be distinct numbers from 0 on, got {ids}")
     source = None if batch_size is None else Batches(target.num_data, batch_size, batches)
-    if source is not None and getattr(sampler, "full_batch", False):
-        raise ValueError(f"{type(sampler).__name__} uses the full data at every step: use batch_size=None")
+    if hasattr(sampler, "check"):
+        sampler.check(target, batch_size, None if isinstance(init, Chains) else num_warmup)
     columns, names = _columns(target, keep)
     made_by = describe(target, sampler, seed, ids, batch_size, batches, thinning)
 
@@ -378,8 +379,8 @@ def _restore(target: Target, sampler: Any, chains: Chains, ids: list[int]) -> An
     if position.shape[1] != target.dim:
         raise ValueError(f"the chains have {position.shape[1]} coordinates, the target {target.dim}")
     fresh = sampler.init(target, position, 0)
-    saved = {f.name: chains.state[f.name].to(getattr(fresh, f.name)) for f in dataclasses.fields(fresh)}
-    return type(fresh)(**saved)
+    saved = [chains.state[name].to(like) for name, like in zip(leaf_names(fresh), leaves(fresh), strict=True)]
+    return rebuild(spec_of(fresh), saved)
 
 
 def _stopped(engine: Engine, ids: Sequence[int]) -> dict[int, int]:

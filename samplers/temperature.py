@@ -8,6 +8,7 @@ where M Σ M = M; elsewhere directions differ, see `langevin.diagnostics.tempera
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,7 +33,12 @@ def temperature_of(lr: float, num_data: int, batch_size: int) -> float:
     _check(lr=lr)
     if not 1 <= batch_size <= num_data:
         raise ValueError(f"batch_size must lie in [1, {num_data}], got {batch_size}")
-    return lr * num_data / (2 * batch_size) * (1 - batch_size / num_data)
+    return minibatch_temperature(lr, num_data, batch_size)
+
+
+def minibatch_temperature(lr: Any, num_data: int, batch_size: int | None) -> Any:
+    """`temperature_of` without its checks, for an lr that may be a tensor; 0 for the full data."""
+    return 0.0 if batch_size is None else lr * num_data / (2 * batch_size) * (1 - batch_size / num_data)
 
 
 def batch_size_for(temperature: float, lr: float, num_data: int) -> int:

@@ -1,0 +1,356 @@
+"""The Fisher information as a metric."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import jvp, vjp
+from torch.utils._pytree import tree_map_only
+
+from .. import data as data_
+from ..batches import Batches
+from ..control import choose
+from ..posterior import Posterior
+from ..target import Target
+from ..threefry import Noise
+from .dense import DenseCurvature, gram
+from .diagonal import DiagonalCurvature
+from .labels import draw_labels
+from .low_rank import LowRankCurvature
+from .metric import Curvature, MetricValue
+from .rows import exact_directions, rows_of, score_directions
+
+Kind = Literal["exact", "sampled", "empirical"]
+Structure = Literal["dense", "diagonal", "low_rank"]
+
+_ELEMENTS = 2**24  # numbers of the rows held at once
+_INPUTS_KEY = 0x3C6EF372  # inputs of its own: never those of the gradient's minibatch
+
+
+@dataclass
+class Memory:
+    """What a Fisher metric that averages or refreshes carries along.
+
+    Attributes
+    ----------
+    value
+        G as it is used until the next refresh.
+    average
+        The moving average of F; () without one.
+    updates
+        How many estimates went in, for each chain the same.
+    """
+
+    value: MetricValue
+    average: Curvature | tuple[()]
+    updates: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fisher:
+    r"""The Fisher information of the model's outputs plus damping, G = F + δI.
+
+    .. math:: F(ω) = \frac1N \sum_i \mathbb{E}_{y ∼ p(·|x_i, ω)} [∇L ∇L^T] = \frac1N \sum_i J_i^T H_i J_i
+
+    with Jᵢ the derivative of the outputs for input i and Hᵢ the Fisher information of their distribution (Amari 1998;
+    Martens 2014). The prior has no part in it.
+
+    Parameters
+    ----------
+    kind
+        ``"exact"``: the expectation over labels, in closed form from `likelihood.fisher`. ``"sampled"``: labels drawn
+        from the model at the present ω, an unbiased estimate. ``"empirical"``: the observed labels (Smith et al. 2018,
+        Eq. 10), which is not the Fisher information away from the truth.
+    structure
+        ``"dense"``; ``"diagonal"``; ``"low_rank"``: the leading `rank` eigenvectors (TONGA, Le Roux et al. 2007).
+    damping
+        δ ≥ 0. It cools directions whose curvature is not well above it, see `NGD`.
+    inputs
+        Over which inputs to average: None, all of the data; a number n, as many drawn anew at every step, never those
+        of the gradient's minibatch; or inputs, in the form of the posterior's.
+    average
+        Coefficient c in (0, 1) of a moving average over steps, F ← cF + (1−c)F̂, begun as a plain mean. Such a metric
+        depends on the past, which no drift corrects: it is frozen when warm-up ends (see `freeze`).
+    refresh_every
+        Evaluate F at every k-th step only. The metric is then up to k − 1 steps old, an O(ε) error.
+    num_labels
+        Labels drawn for each input, for ``kind="sampled"``.
+    centered
+        Subtract the mean gradient (divisor n − 1), for ``kind="empirical"``: the covariance Σ of the gradients, the
+        metric for which minibatch noise is a temperature whether or not the model is right.
+    rank
+        Rank of ``structure="low_rank"``; None for all rows.
+    freeze
+        Whether an averaged metric stays as it is after warm-up. False is an **approximation**: the law is then only
+        close to π where the average is slow or the gradient noise dominates.
+
+    Notes
+    -----
+    **Exact** up to rounding for ``kind="exact"``, ``structure="dense"`` over all inputs. Fewer inputs or sampled labels
+    make the metric random: with injected noise the law is that of the mean of G⁻¹; minibatch noise is heated by about
+    m(m−1)/((m−D)(m−D−3)) for m rows in D dimensions at δ = 0.
+
+    A dense Fisher of fewer rows than parameters is solved in the space of the rows.
+
+    Raises
+    ------
+    ValueError
+        For settings out of range; when sampling begins, for a target without inputs, a singular F without damping, and
+        for a drift or measure that this metric cannot have.
+    """
+
+    kind: Kind = "exact"
+    structure: Structure = "dense"
+    damping: float = 0.0
+    inputs: Any = None
+    average: float | None = None
+    refresh_every: int = 1
+    num_labels: int = 1
+    centered: bool = False
+    rank: int | None = None
+    freeze: bool = True
+
+    def __post_init__(self):
+        _check_settings(self)
+
+    @property
+    def constant(self) -> bool:
+        """False."""
+        return False
+
+    def check(self, target: Target, drift: str, measure: str, num_warmup: int | None) -> None:
+        """Refuse what this Fisher metric cannot do, and name what can."""
+        if not isinstance(target, Posterior):
+            raise ValueError(
+                f"a Fisher metric needs a Posterior, whose outputs have a distribution; for {type(target).__name__} "
+                "use MetricFunction(G) or ConstantMetric(matrix)"
+            )
+        if isinstance(self.inputs, int) and self.inputs > target.num_data:
+            raise ValueError(f"inputs = {self.inputs} is more than the data has, {target.num_data}")
+        if self.average is not None and drift != "none":
+            raise NotImplementedError(
+                f'drift="{drift}" is for a metric of the present position; one that averages over past steps has no '
+                'such drift (algorithms page): use drift="none" with it, or average=None'
+            )
+        if self.average is not None and self.freeze and num_warmup == 0:
+            raise ValueError(
+                "an averaged metric is frozen when warm-up ends, and there is no warm-up: give num_warmup or "
+                "freeze=False"
+            )
+        if self.refresh_every > 1 and drift == "midpoint":
+            raise NotImplementedError(
+                'drift="midpoint" evaluates the metric twice a step; with refresh_every > 1 use drift="probe", '
+                '"exact" or "none"'
+            )
+        if measure == "jeffreys" and self.kind == "empirical":
+            raise ValueError(
+                "the Jeffreys measure is the Fisher information's root determinant; that of an empirical Fisher depends "
+                'on the labels and would count them twice: use kind="exact", or measure="lebesgue"'
+            )
+        kind, smooth = self._kind(target), self.rank is None or self.structure != "low_rank"
+        if kind == "sampled" and self.kind == "exact":
+            warnings.warn(
+                f"the likelihood {target.likelihood!r} has no `fisher(outputs)`: the Fisher information is estimated "
+                f'from {self.num_labels} sampled label(s) per input, as with kind="sampled"',
+                stacklevel=4,
+            )
+        if (kind == "sampled" or not smooth) and (drift in ("exact", "probe") or measure == "jeffreys"):
+            what = (
+                "labels drawn at ω change with it by jumps" if kind == "sampled" else "truncated eigenvectors can swap"
+            )
+            raise NotImplementedError(
+                f'{what}: drift="{drift}" with measure="{measure}" needs derivatives that this metric does not have; '
+                'use drift="midpoint" or "none" with measure="lebesgue", or '
+                + ('kind="exact"' if kind == "sampled" else "rank=None")
+            )
+        if self.damping == 0:
+            self._check_regular(target)
+
+    def _check_regular(self, target: Posterior) -> None:
+        """Refuse a Fisher that is singular at the target's own position up to rounding."""
+        position, noise = target.default_position()[None], no_noise(target)
+        curvature = self.curvature(target, position, noise)
+        if isinstance(curvature, DenseCurvature) and target.dim <= 2000:
+            values = torch.linalg.eigvalsh(curvature.matrix[0].double())
+            smallest, largest = float(values[0]), float(values[-1])
+        elif isinstance(curvature, DiagonalCurvature):
+            smallest, largest = float(curvature.diagonal.min()), float(curvature.diagonal.max())
+        else:
+            return
+        if smallest <= target.dim * torch.finfo(target.dtype).eps * largest:
+            raise ValueError(
+                f"the Fisher information is singular where the target starts: eigenvalues from {smallest:.3g} to "
+                f"{largest:.3g}; give it damping, such as damping={max(1e-3 * largest, 1e-12):.1g}"
+            )
+
+    def at(self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise) -> MetricValue:
+        """F(ω) + δI, factorised."""
+        return self.curvature(target, position, noise).damped(self.damping)
+
+    def product(
+        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, vector: Float[Tensor, "chain dim"]
+    ) -> Float[Tensor, "chain dim"]:
+        """(F(ω) + δI) v; of a dense F without ever forming it."""
+        assert isinstance(target, Posterior)
+        if self.structure != "dense":
+            return self.curvature(target, position, noise).multiply(vector) + self.damping * vector
+        inputs, targets, shared = self._examples(target, noise)
+
+        def outputs_at(at: Tensor) -> Tensor:
+            return target.outputs(at, inputs, shared)
+
+        def costs_at(at: Tensor) -> Tensor:
+            outputs = outputs_at(at)
+            assert targets is not None
+            log_prob = target.distribution(outputs).log_prob(targets)
+            return -log_prob.reshape(*outputs.shape[:2], -1).sum(-1)
+
+        function = outputs_at if self.kind == "exact" else costs_at
+        value, along = jvp(function, (position,), (vector,))  # pyright: ignore[reportAssignmentType]
+        if self.kind == "exact":
+            divisor, along = value.shape[1], _times_information(target, value, along)
+        elif self.centered:
+            divisor, along = value.shape[1] - 1, along - along.mean(1, keepdim=True)
+        else:
+            divisor = value.shape[1]
+        return vjp(function, position)[1](along)[0] / divisor + self.damping * vector
+
+    def curvature(self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise) -> Curvature:
+        """F(ω) in its structure, not yet damped."""
+        assert isinstance(target, Posterior)
+        inputs, targets, shared = self._examples(target, noise)
+        outputs, pull_back = vjp(lambda at: target.outputs(at, inputs, shared), position)  # pyright: ignore[reportAssignmentType]
+        directions = self._directions(target, outputs, targets, noise)
+        size, num_directions = directions.shape[1:3]
+        directions = directions / (size - 1 if self.centered else size) ** 0.5
+        mean_row = pull_back(directions[:, :, 0])[0][:, None] / size if self.centered else 0.0
+        # A dense F of few rows stays as rows: solving in their space is cheaper than in that of the parameters.
+        as_rows = self.structure == "low_rank" or (
+            self.structure == "dense" and size * num_directions < target.dim and self.average is None
+        )
+        parts = []
+        for chunk in _chunks(size, len(position) * num_directions * target.dim, position.device):
+            rows = rows_of(target, position, *_take(inputs, directions, chunk, shared), shared) - mean_row
+            if as_rows:
+                parts.append(LowRankCurvature(rows))
+            elif self.structure == "dense":
+                parts.append(DenseCurvature(gram(rows)))
+            else:
+                parts.append(DiagonalCurvature(rows.square().sum(1)))
+        total = functools.reduce(lambda one, other: one.plus(other), parts)
+        return total.truncated(self.rank) if isinstance(total, LowRankCurvature) and self.rank else total
+
+    def _directions(
+        self, posterior: Posterior, outputs: Float[Tensor, "chain batch ..."], targets: Tensor | None, noise: Noise
+    ) -> Float[Tensor, "chain batch direction ..."]:
+        kind = self._kind(posterior)
+        if kind == "exact":
+            return exact_directions(posterior, outputs)
+        if kind == "sampled":
+            return score_directions(posterior, outputs, draw_labels(posterior, outputs, noise, self.num_labels))
+        assert targets is not None
+        own = targets if targets.ndim > posterior.targets.ndim else targets.expand(len(outputs), *targets.shape)
+        return score_directions(posterior, outputs, own[:, None])
+
+    def _kind(self, posterior: Posterior) -> Kind:
+        known = hasattr(posterior.likelihood, "fisher")
+        return "sampled" if self.kind == "exact" and not known else self.kind
+
+    def _examples(self, posterior: Posterior, noise: Noise) -> tuple[Any, Tensor | None, bool]:
+        """Inputs, targets where there are any, and whether chains share them."""
+        if self.inputs is None:
+            return posterior.inputs, posterior.targets, True
+        if isinstance(self.inputs, int):
+            index = Batches(posterior.num_data, self.inputs).indices(noise.keys ^ _INPUTS_KEY, noise.step)
+            return data_.take(posterior.inputs, index), posterior.targets[index], False
+        return data_.cast(self.inputs, posterior.device, posterior.dtype), None, True
+
+    def remember(self, target: Target, position: Float[Tensor, "chain dim"]) -> Memory | tuple[()]:
+        """Shapes of what is carried along, filled at the start."""
+        if self.average is None and self.refresh_every == 1:
+            return ()
+        curvature = self.curvature(target, position, no_noise(target, len(position)))
+        average = () if self.average is None else curvature
+        return Memory(curvature.damped(self.damping), average, torch.zeros((), dtype=torch.int64, device=target.device))
+
+    def recall(
+        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, memory: Any, warming: Tensor
+    ) -> tuple[MetricValue, Any]:
+        """G for this step: F at the present position, or as old as `average` and `refresh_every` say."""
+        if memory == ():
+            return self.at(target, position, noise), memory
+        due = noise.step % self.refresh_every == 0
+        if self.average is not None and self.freeze:
+            due = due & warming
+
+        def refreshed() -> Memory:
+            curvature, average = self.curvature(target, position, noise), ()
+            if self.average is not None:
+                weight = torch.clamp(1 / (memory.updates + 1), min=1 - self.average).to(position)
+                average = curvature = memory.average.scaled(1 - weight).plus(curvature.scaled(weight))
+                if isinstance(average, LowRankCurvature):
+                    assert self.rank is not None
+                    average = curvature = average.truncated(self.rank)
+            return Memory(curvature.damped(self.damping), average, memory.updates + 1)
+
+        memory = choose(due, refreshed, memory)
+        return memory.value, memory
+
+
+def no_noise(target: Target, num_chains: int = 1) -> Noise:
+    """Random numbers for looking at a metric outside of any chain."""
+    keys = torch.zeros(num_chains, 2, dtype=torch.int32, device=target.device)
+    return Noise(keys, torch.zeros((), dtype=torch.int64, device=target.device), target.dtype)
+
+
+def _times_information(posterior: Posterior, outputs: Tensor, vector: Tensor) -> Tensor:
+    """Hᵢ z for each example."""
+    information = posterior.likelihood.fisher(outputs)  # pyright: ignore[reportFunctionMemberAccess]
+    if information.shape == outputs.shape:
+        return information * vector
+    return (information @ vector[..., None])[..., 0]
+
+
+def _chunks(size: int, per_example: int, device: torch.device) -> tuple[Tensor | None, ...]:
+    """Indices of examples whose rows are looked at together; None for all of them."""
+    at_once = max(1, _ELEMENTS // per_example)
+    return (None,) if at_once >= size else torch.arange(size, device=device).split(at_once)
+
+
+def _take(inputs: Any, directions: Tensor, chunk: Tensor | None, shared: bool) -> tuple[Any, Tensor]:
+    if chunk is None:
+        return inputs, directions
+    dim = 0 if shared else 1
+    return tree_map_only(Tensor, lambda leaf: leaf.index_select(dim, chunk), inputs), directions[:, chunk]
+
+
+def _check_settings(fisher: Fisher) -> None:
+    choices = {"kind": Kind, "structure": Structure}
+    for name, allowed in choices.items():
+        if getattr(fisher, name) not in get_args(allowed):
+            raise ValueError(f"{name} must be one of {get_args(allowed)}, got {getattr(fisher, name)!r}")
+    if not isinstance(fisher.damping, (int, float)) or not 0 <= fisher.damping < math.inf:
+        raise ValueError(f"damping must be zero or positive and finite, got {fisher.damping!r}")
+    if fisher.average is not None and not 0 < fisher.average < 1:
+        raise ValueError(f"average must lie strictly between 0 and 1, got {fisher.average!r}")
+    for name in ("refresh_every", "num_labels", "rank", "inputs"):
+        value = getattr(fisher, name)
+        if isinstance(value, (int, float)) and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
+    if fisher.centered and fisher.kind != "empirical":
+        raise ValueError('centered=True is for kind="empirical"; the gradients of the other kinds have mean zero')
+    if fisher.kind == "empirical" and not isinstance(fisher.inputs, (int, type(None))):
+        raise ValueError('kind="empirical" needs observed labels: use inputs=None or a number of examples')
+    if fisher.structure == "low_rank" and fisher.damping == 0:
+        raise ValueError('structure="low_rank" is singular without damping: give damping > 0')
+    if fisher.rank is not None and fisher.structure != "low_rank":
+        raise ValueError('rank is for structure="low_rank"')
+    if fisher.rank is None and fisher.structure == "low_rank" and fisher.average is not None:
+        raise ValueError('a moving average with structure="low_rank" needs a rank to be cut to')

@@ -1,0 +1,120 @@
+"""What a metric is: a symmetric positive definite matrix G(ω) for every position, M = G⁻¹ its inverse."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..target import Target
+from ..threefry import Noise
+
+# Random streams of one step: what a sampler injects in the metric's own shape and in the damping's, the direction that
+# the drift is probed in, and the labels of a sampled Fisher.
+INJECTED, DAMPING, PROBE, LABELS = 0, 1, 2, 3
+
+
+class MetricValue(Protocol):
+    """G at the position of every chain, factorised.
+
+    Attributes
+    ----------
+    noise_dim
+        How many standard normal numbers `factor` takes; D or more.
+    """
+
+    @property
+    def noise_dim(self) -> int:
+        """Length of the ξ that `factor` and `sample_noise` take."""
+        ...
+
+    def solve(self, vector: Float[Tensor, "chain dim"]) -> Float[Tensor, "chain dim"]:
+        """G⁻¹v."""
+        ...
+
+    def multiply(self, vector: Float[Tensor, "chain dim"]) -> Float[Tensor, "chain dim"]:
+        """G v."""
+        ...
+
+    def factor(self, noise: Float[Tensor, "chain noise"]) -> Float[Tensor, "chain dim"]:
+        """L ξ with L Lᵀ = G: gradient noise of covariance G, and after `solve` noise of covariance G⁻¹."""
+        ...
+
+    def sample_noise(self, noise: Float[Tensor, "chain noise"]) -> Float[Tensor, "chain dim"]:
+        """Noise of covariance G⁻¹ from standard normal numbers."""
+        ...
+
+    def log_det(self) -> Float[Tensor, " chain"]:
+        """log |G|."""
+        ...
+
+
+class Curvature(Protocol):
+    """F at the position of every chain, before it is damped and factorised; a smooth function of the position."""
+
+    def multiply(self, vector: Float[Tensor, "chain dim"]) -> Float[Tensor, "chain dim"]:
+        """F v."""
+        ...
+
+    def scaled(self, factor: Tensor | float) -> Self:
+        """A multiple of F."""
+        ...
+
+    def plus(self, other: Self) -> Self:
+        """F + F′."""
+        ...
+
+    def damped(self, damping: float) -> MetricValue:
+        """F + δI, factorised."""
+        ...
+
+
+class Metric(Protocol):
+    """Settings of a metric.
+
+    Attributes
+    ----------
+    damping
+        The δ that G contains, which no gradient noise corresponds to; 0 where there is none.
+    constant
+        Whether G is the same everywhere.
+    """
+
+    @property
+    def damping(self) -> float:
+        """δ in G = F + δI."""
+        ...
+
+    @property
+    def constant(self) -> bool:
+        """Whether G does not depend on ω."""
+        ...
+
+    def check(self, target: Target, drift: str, measure: str, num_warmup: int | None) -> None:
+        """Raise a ValueError or NotImplementedError for what this metric cannot do on this target."""
+        ...
+
+    def at(self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise) -> MetricValue:
+        """G(ω). Whatever is random in it depends on `noise` alone: the same noise is the same function of ω."""
+        ...
+
+    def product(
+        self,
+        target: Target,
+        position: Float[Tensor, "chain dim"],
+        noise: Noise,
+        vector: Float[Tensor, "chain dim"],
+    ) -> Float[Tensor, "chain dim"]:
+        """G(ω) v, to be differentiated in ω."""
+        ...
+
+    def remember(self, target: Target, position: Float[Tensor, "chain dim"]) -> Any:
+        """What the metric carries from step to step, as a tree of tensors: () unless it averages or refreshes."""
+        ...
+
+    def recall(
+        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, memory: Any, warming: Tensor
+    ) -> tuple[MetricValue, Any]:
+        """The metric for this step and what to remember of it; `warming` is 0-d, true during warm-up."""
+        ...
