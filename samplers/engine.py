@@ -73,14 +73,14 @@ class Plan:
     unroll: int
 
     @classmethod
-    def of(cls, position: Tensor, batch_size: int, thinning: int) -> Plan:
-        """Choose sizes that keep noise and record in the cache."""
+    def of(cls, position: Tensor, batch_size: int, thinning: int, cheap: bool = True) -> Plan:
+        """Choose sizes that keep noise and record in the cache; `cheap` steps may be unrolled."""
         chains, dim = position.shape
         item = position.element_size()
         ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
         rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
-        unroll = UNROLL if 0 < position.numel() * batch_size <= UNROLL_WORK else 1
+        unroll = UNROLL if cheap and 0 < position.numel() * batch_size <= UNROLL_WORK else 1
         return cls(min(most, rows * thinning), rows, ahead >= 8, unroll)
 
 
@@ -137,8 +137,8 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
             stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
             alive = stopped < 0
             kept = [
-                torch.where((alive & due).reshape(-1, *[1] * (n.ndim - 1)), n, o) if n.ndim else torch.where(due, n, o)
-                for n, o in zip(leaves(new), fields, strict=True)
+                torch.where((alive & due).reshape(-1, *[1] * (n.ndim - 1)) if n.ndim else due, n.contiguous(), o)
+                for n, o in zip(leaves(new), fields, strict=True)  # a compiled loop's carry may not change strides
             ]
 
             row = torch.where(due, (phase + k) // thinning, plan.rows)
@@ -219,7 +219,7 @@ class Engine:
         self.thinning = torch.tensor(thinning, device=target.device)
         self.late_sum, self.late_count = torch.zeros_like(self.center), torch.tensor(0, device=target.device)
         batch_size = batches.batch_size if batches else 0
-        self.plan = Plan.of(state.position, batch_size, thinning)
+        self.plan = Plan.of(state.position, batch_size, thinning, cheap=not hasattr(sampler, "metric"))
         self._block = make_block(target, sampler, batches, spec_of(state), self.plan)
         self.description = "eager"
 

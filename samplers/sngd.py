@@ -22,7 +22,7 @@ class SNGD:
 
     .. math::
 
-        ω ← ω − ε M (ĝ + α) + ε \frac TN \left[\operatorname{div} M + \tfrac12 M ∇\log|G|\right], \quad 
+        ω ← ω − ε M (ĝ + α) + ε \frac TN \left[\operatorname{div} M + \tfrac12 M ∇\log|G|\right], \quad
         M = (F + δI)^{-1}
 
     The minibatch supplies the noise, at temperature T_mb = (εN/2B)(1 − B/N), and α only what is missing: covariance

@@ -40,6 +40,10 @@ class Dense:
         """2 Σ log Lᵢᵢ."""
         return 2 * self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
+    def trace(self, curvature: DenseCurvature) -> Float[Tensor, " chain"]:
+        """Σ (G⁻¹ ∘ F)."""
+        return (torch.cholesky_inverse(self.cholesky) * curvature.matrix).sum((-2, -1))
+
 
 @dataclass
 class DenseCurvature:

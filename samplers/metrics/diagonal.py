@@ -39,6 +39,10 @@ class Diagonal:
         """Σ log Gᵢᵢ."""
         return self.diagonal.log().sum(-1)
 
+    def trace(self, curvature: DiagonalCurvature) -> Float[Tensor, " chain"]:
+        """Σ F/G."""
+        return (curvature.diagonal / self.diagonal).sum(-1)
+
 
 @dataclass
 class DiagonalCurvature:

@@ -76,7 +76,7 @@ def log_det_gradient(
     if probe is not None:
         solved = value.solve(probe)
         return grad(lambda at: (solved * metric.product(target, at, noise, probe)).sum())(position)
-    return grad(lambda at: metric.at(target, at, noise).log_det().sum())(position)
+    return grad(lambda at: value.trace(metric.curvature(target, at, noise)).sum())(position)
 
 
 def _unit_vectors(position: Float[Tensor, "chain dim"]) -> Float[Tensor, "dim chain dim"]:

@@ -50,19 +50,22 @@ class MetricFunction:
         matrix = self.function(target.default_position())
         _check_matrix(matrix, target.dim, "the metric function at the target's own position")
 
-    def _curvature(self, position: Tensor) -> DenseCurvature | DiagonalCurvature:
+    def curvature(
+        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise
+    ) -> DenseCurvature | DiagonalCurvature:
+        """G(ω)."""
         value = torch.func.vmap(self.function)(position)
         return DenseCurvature(value) if value.ndim == 3 else DiagonalCurvature(value)
 
     def at(self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise) -> Dense | Diagonal:
         """G(ω), factorised."""
-        return self._curvature(position).damped(0.0)
+        return self.curvature(target, position, noise).damped(0.0)
 
     def product(
         self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, vector: Float[Tensor, "chain dim"]
     ) -> Float[Tensor, "chain dim"]:
         """G(ω) v."""
-        return self._curvature(position).multiply(vector)
+        return self.curvature(target, position, noise).multiply(vector)
 
     def remember(self, target: Target, position: Float[Tensor, "chain dim"]) -> tuple[()]:
         """Nothing."""
@@ -120,6 +123,13 @@ class ConstantMetric:
         if isinstance(value, Dense):
             return Dense(value.cholesky.to(position))
         return Diagonal(value.diagonal.to(position))
+
+    def curvature(
+        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise
+    ) -> DenseCurvature | DiagonalCurvature:
+        """G."""
+        matrix = self.matrix.to(position)
+        return DenseCurvature(matrix) if matrix.ndim == 2 else DiagonalCurvature(matrix)
 
     def product(
         self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, vector: Float[Tensor, "chain dim"]

@@ -46,6 +46,12 @@ class LowRank:
         """G⁻¹(√δ ξ₁ + Xᵀξ₂)."""
         return self.solve(self.factor(noise))
 
+    def trace(self, curvature: LowRankCurvature) -> Float[Tensor, " chain"]:
+        """Σ over rows r of F, of rᵀG⁻¹r."""
+        inner = torch.cholesky_solve(self.rows @ curvature.rows.mT, self.cholesky)
+        solved = (curvature.rows - inner.mT @ self.rows) / self.damping
+        return (curvature.rows * solved).sum((-2, -1))
+
     def log_det(self) -> Float[Tensor, " chain"]:
         """log|XXᵀ + δI| + (D − m) log δ."""
         num_rows, dim = self.rows.shape[-2:]

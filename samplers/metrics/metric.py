@@ -49,6 +49,10 @@ class MetricValue(Protocol):
         """log |G|."""
         ...
 
+    def trace(self, curvature: Any) -> Float[Tensor, " chain"]:
+        """Tr(G⁻¹F) with an F of the same structure, to be differentiated in F."""
+        ...
+
 
 class Curvature(Protocol):
     """F at the position of every chain, before it is damped and factorised; a smooth function of the position."""
@@ -97,6 +101,10 @@ class Metric(Protocol):
 
     def at(self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise) -> MetricValue:
         """G(ω). Whatever is random in it depends on `noise` alone: the same noise is the same function of ω."""
+        ...
+
+    def curvature(self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise) -> Curvature:
+        """G(ω) before damping, in its structure."""
         ...
 
     def product(
