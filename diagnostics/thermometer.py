@@ -1,7 +1,8 @@
 """Is the chain at the temperature it was asked for? The configurational temperature T_conf = ⟨(ω−c)·∇C⟩/D tells.
 
 For ω ~ exp(−C/T), integration by parts gives ⟨(ω−c)ᵢ ∂ⱼC⟩ = T δᵢⱼ for any constant c: each parameter, and each group
-of them, is a thermometer (algorithms page, "Thermometer"). It looks at the positions, where a kinetic temperature can
+of them, is a thermometer (algorithms page, "Thermometer"). With the Jeffreys factor |G|^(1/2) it is T (δᵢⱼ + ½⟨(ω−c)ᵢ
+∂ⱼlog|G|⟩). It looks at the positions, where a kinetic temperature can
 be right by construction while they are wrong.
 """
 
@@ -16,6 +17,9 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from ..samplers.chains import Chains
+from ..samplers.metrics import log_det_gradient
+from ..samplers.metrics.fisher import no_noise
+from ..samplers.metrics.metric import Metric
 from ..samplers.target import Target
 from .convergence import ess
 from .ensemble import chain_positions, evenly_spaced
@@ -79,7 +83,9 @@ class Temperature:
         return "\n".join(lines)
 
 
-def temperature(chains: Chains, posterior: Target | None = None, max_draws: int = 200) -> Temperature:
+def temperature(
+    chains: Chains, posterior: Target | None = None, max_draws: int = 200, metric: Metric | None = None
+) -> Temperature:
     """Measure the configurational temperature of chains.
 
     Parameters
@@ -92,6 +98,9 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
         minibatch gradients, drawn anew at every step.
     max_draws
         At how many evenly spaced draws full gradients are taken, over all chains, but at least 8 of each.
+    metric
+        The metric that chains of ``measure="jeffreys"`` were drawn with, whose determinant is part of their law.
+        Without it such chains are read from the sampler's own readings, which include it.
 
     Notes
     -----
@@ -123,7 +132,8 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
     chains = chains.finished()
     weights = chains.weights
     blocks: dict[str, tuple[float, float]] = {}
-    if posterior is None:
+    jeffreys = "temperature_weight" in chains.sample_stats
+    if posterior is None or (jeffreys and metric is None):
         if "temperature" not in chains.sample_stats:
             raise ValueError(
                 "the chains hold no temperature readings; give the posterior: temperature(chains, posterior)"
@@ -134,19 +144,21 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
                 "give the posterior: temperature(chains, posterior)"
             )
         readings = chains.sample_stats["temperature"].double()
+        ones = chains.sample_stats["temperature_weight"].double() if jeffreys else None
         source = "full gradients" if attrs.get("batch_size", 0) is None else "minibatch gradients"
         late = attrs.get("num_warmup", 0) / (2 * attrs.get("thinning", 1))
         shortfall = _shortfall(chains, late)
     else:
         chosen = evenly_spaced(chains.num_draws, max(_LEAST, max_draws // chains.num_chains))
         weights = None if weights is None else weights[:, chosen]
-        parts = _readings(chain_positions(posterior, chains), chosen, posterior)
-        blocks = {name: _mean_and_error(part, weights)[:2] for name, part in parts.items()}
-        sizes = zip(parts.values(), posterior.layout.sizes, strict=True)
-        readings = torch.stack([part * size for part, size in sizes]).sum(0) / posterior.dim
+        positions = chain_positions(posterior, chains)
+        parts, parts_of_one = _readings(positions, chosen, posterior, metric if jeffreys else None)
+        blocks = {name: _mean_and_error(part, weights, parts_of_one[name])[:2] for name, part in parts.items()}
+        shares = torch.tensor(posterior.layout.sizes)[:, None, None] / posterior.dim
+        readings, ones = ((shares * torch.stack(list(p.values()))).sum(0) for p in (parts, parts_of_one))
         source = "full gradients"
         shortfall = _shortfall(chains) if chains.num_chains == 1 else 0.0
-    value, error, effective = _mean_and_error(readings, weights)
+    value, error, effective = _mean_and_error(readings, weights, ones)
     reach = float(student.ppf(0.975, max(effective - 1, 1))) * error
     return Temperature(
         value=value,
@@ -164,9 +176,12 @@ def temperature(chains: Chains, posterior: Target | None = None, max_draws: int 
 
 
 def _readings(
-    positions: Float[Tensor, "chain draw dim"], chosen: Int[Tensor, " reading"], target: Target
-) -> dict[str, Float[Tensor, "chain reading"]]:
-    """(ω−c)·∇C/D of each parameter at the chosen draws, c being a mean that these draws have no part in."""
+    positions: Float[Tensor, "chain draw dim"], chosen: Int[Tensor, " reading"], target: Target, metric: Metric | None
+) -> tuple[dict[str, Float[Tensor, "chain reading"]], dict[str, Float[Tensor, "chain reading"]]]:
+    """(ω−c)·∇C/D of each parameter at the chosen draws, and 1 + ½(ω−c)·∇log|G|/D, which T multiplies.
+
+    c is a mean that these draws have no part in.
+    """
     num_chains, num_draws, dim = positions.shape
     if num_chains > 1:
         mean = positions.mean(1, dtype=torch.float64)
@@ -177,12 +192,26 @@ def _readings(
         centers = torch.stack([part.mean(0, dtype=torch.float64) for part in positions[0].tensor_split([half])])
         center_of = (chosen < half).long()[None]
     at, center_of = positions[:, chosen].reshape(-1, dim), center_of.reshape(-1)
-    found: dict[str, list[Tensor]] = {name: [] for name in target.layout.names}
+    products, ones = torch.empty(len(at), dim, dtype=torch.float64), torch.ones(len(at), dim, dtype=torch.float64)
     for rows in torch.arange(len(at)).split(max(1, min(_AT_ONCE // target.num_data, _NUMBERS // dim))):
-        products = (at[rows].double() - centers[center_of[rows]]) * _full_gradient(target, at[rows])
-        for name, product in target.layout.unravel(products).items():
-            found[name].append(product.reshape(len(rows), -1).mean(-1))
-    return {name: torch.cat(means).view(num_chains, -1) for name, means in found.items()}
+        distance = at[rows].double() - centers[center_of[rows]]
+        products[rows] = distance * _full_gradient(target, at[rows])
+        if metric is not None:
+            ones[rows] += 0.5 * distance * _log_det_gradient(target, metric, at[rows])
+
+    def by_parameter(values: Tensor) -> dict[str, Tensor]:
+        named = target.layout.unravel(values)
+        return {name: value.reshape(len(at), -1).mean(-1).view(num_chains, -1) for name, value in named.items()}
+
+    return by_parameter(products), by_parameter(ones)
+
+
+def _log_det_gradient(target: Target, metric: Metric, position: Float[Tensor, "draw dim"]) -> Float[Tensor, "draw dim"]:
+    """∇log|G|, float64 on the CPU."""
+    position = position.to(device=target.device, dtype=target.dtype)
+    noise = no_noise(target, len(position))
+    value = metric.at(target, position, noise)
+    return log_det_gradient(metric, value, target, position, noise).cpu().double()
 
 
 def _full_gradient(target: Target, position: Float[Tensor, "draw dim"]) -> Float[Tensor, "draw dim"]:
@@ -213,11 +242,17 @@ def _shortfall(chains: Chains, late: float | None = None) -> float:
 
 
 def _mean_and_error(
-    readings: Float[Tensor, "chain reading"], weights: Float[Tensor, "chain reading"] | None
+    readings: Float[Tensor, "chain reading"],
+    weights: Float[Tensor, "chain reading"] | None,
+    ones: Float[Tensor, "chain reading"] | None = None,
 ) -> tuple[float, float, float]:
-    """Mean, its Monte-Carlo standard error, and the effective number of readings."""
+    """Mean over the mean of `ones` (1 if None), its Monte-Carlo standard error, the effective number of readings."""
     w = torch.ones_like(readings) if weights is None else weights.to(readings)
     w = w / w.sum()
+    if ones is not None:
+        one = (w * ones).sum()
+        ratio = (w * readings).sum() / one
+        readings = ratio + (readings - ratio * ones) / one  # of the ratio's mean and, to first order, variance
     mean = (w * readings).sum()
     variance = (w * (readings - mean) ** 2).sum() / (1 - w.square().sum())
     effective = ess(readings, "mean").item() / (w.numel() * w.square().sum().item())
