@@ -7,10 +7,7 @@ sampler knows of this; compiled and eager runs differ by floating-point reorderi
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import time
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batches
+from .compilation import compiled, lift, set_lifted, structure
 from .control import while_loop, write_row
 from .likelihoods import without_validation
 from .target import Target
@@ -279,20 +277,24 @@ class Engine:
             self.reading = torch.zeros_like(self.reading)
 
     def compile(self) -> None:
-        """Compile the block, or take the one that this target already has; raises what the compiler raises."""
+        """Compile the block, or take the one that this target already has.
+
+        Raises what the compiler raises, and a RuntimeError where a compiled step differs from the eager one.
+        """
         cache = self.target.__dict__.setdefault("_compiled", {})
         key = (
-            _structure(self.sampler), spec_of(self.state), self.state.position.shape, self.state.position.dtype,
+            structure(self.sampler), spec_of(self.state), self.state.position.shape, self.state.position.dtype,
             self.batches, self.plan, torch.get_num_threads(),
         )  # fmt: skip
         if key not in cache:
-            lifted = _lift(self.sampler, self.target.device)
+            lifted = lift(self.sampler, self.target.device)
             block = make_block(self.target, lifted, self.batches, spec_of(self.state), self.plan)
-            cache[key] = _compiled(block, self.target.device), lifted
+            cache[key] = compiled(block, self.target.device), lifted
         eager, (self._block, lifted) = self._block, cache[key]
-        _set_lifted(lifted, self.sampler)
+        set_lifted(lifted, self.sampler)
         try:
             self._rehearse(self.longest)
+            self._check_step(eager)
         except Exception:
             self._block = eager
             del cache[key]
@@ -309,61 +311,43 @@ class Engine:
         step = max((more - one) / (few - 1), 1e-9)
         return step + max(one - step, 0.0) / self.plan.max_steps
 
+    def _check_step(self, eager: Block) -> None:
+        """Make one step by either block from the present state, which stays: compilers err, at times in silence."""
+        fast, start = self._block, self.state.position
+        after, stopped = self._rehearse(1)
+        self._block = eager
+        try:
+            expected, stopped_eagerly = self._rehearse(1)
+        finally:
+            self._block = fast
+        healthy = stopped_eagerly < 0
+        if not healthy.any():
+            return
+        largest = (expected - start)[healthy].abs().max()
+        rounding = 8 * torch.finfo(start.dtype).eps * expected[healthy].abs().max()
+        off = (after - expected)[healthy].abs().max()
+        if (stopped[healthy] >= 0).any() or not off <= 0.01 * largest + rounding:
+            raise RuntimeError(
+                f"the compiled step is wrong, by {float(off):.3g} where eager steps move by {float(largest):.3g} at "
+                "most: use compile=False, and please report this"
+            )
+
     def _timed(self, num_steps: int) -> float:
         start = time.perf_counter()
         self._rehearse(num_steps)
         return time.perf_counter() - start
 
-    def _rehearse(self, num_steps: int) -> None:
+    def _rehearse(self, num_steps: int) -> tuple[Tensor, Tensor]:
+        """Make steps that leave nothing behind; returns where they led and which chains stopped."""
         before = self.state, self.stopped, self.reading, self.phase
         self.run(num_steps)
         if self.target.device.type == "cuda":
             torch.cuda.synchronize(self.target.device)
+        after = self.state.position, self.stopped
         self.state, self.stopped, self.reading, self.phase = before
+        return after
 
 
 def is_tilted(sampler: Any) -> bool:
     """Whether the stationary law is exp(−C/T) times a factor, whose log gradient the state holds."""
     return getattr(sampler, "measure", "lebesgue") == "jeffreys"
-
-
-def _compiled(block: Any, device: torch.device) -> Block:
-    # Dynamo keeps its cache, of limited length, by code object: every block gets one of its own.
-    own = types.FunctionType(block.__code__.replace(), block.__globals__, block.__name__, None, block.__closure__)
-    # Threefry is one long chain of integer operations; realising it in pieces makes code generation five times shorter.
-    options: dict[str, Any] = {"realize_opcount_threshold": 12}
-    if device.type == "cpu":
-        options["cpp_wrapper"] = True
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)
-
-
-def _lift(settings: Any, device: torch.device) -> Any:
-    """Copy settings with every float as a 0-d tensor, so that a new value does not mean a new compilation."""
-    lifted = copy.copy(settings)
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, float):
-            object.__setattr__(lifted, field.name, torch.tensor(value, dtype=torch.float64, device=device))
-        elif dataclasses.is_dataclass(value):
-            object.__setattr__(lifted, field.name, _lift(value, device))
-    return lifted
-
-
-def _set_lifted(lifted: Any, settings: Any) -> None:
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if isinstance(value, float):
-            getattr(lifted, field.name).fill_(value)
-        elif dataclasses.is_dataclass(value):
-            _set_lifted(getattr(lifted, field.name), value)
-
-
-def _structure(settings: Any) -> tuple[Any, ...]:
-    """What of the settings is compiled in: all but the values of floats."""
-    parts: list[Any] = [type(settings)]
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        parts.append(
-            "float" if isinstance(value, float) else _structure(value) if dataclasses.is_dataclass(value) else value
-        )
-    return tuple(parts)

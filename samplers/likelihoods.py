@@ -73,6 +73,11 @@ class BernoulliLikelihood:
         p = torch.sigmoid(outputs)
         return p * (1 - p)
 
+    def fisher_root(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """√(p (1 − p)), differentiable where the product underflows."""
+        log_sigmoid = torch.nn.functional.logsigmoid
+        return torch.exp(0.5 * (log_sigmoid(outputs) + log_sigmoid(-outputs)))
+
     def labels(self, outputs: Float[Tensor, "*batch"], uniform: Float[Tensor, "*batch"]) -> Tensor:
         """1 where the uniform number is at most p."""
         return (uniform <= torch.sigmoid(outputs)).to(outputs.dtype)
@@ -89,6 +94,10 @@ class PoissonLikelihood:
     def fisher(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """exp(z), elementwise."""
         return torch.exp(outputs)
+
+    def fisher_root(self, outputs: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """exp(z/2)."""
+        return torch.exp(0.5 * outputs)
 
     def labels(self, outputs: Float[Tensor, "*batch"], uniform: Float[Tensor, "*batch"]) -> Tensor:
         """Counts by inversion of the distribution function, Q(k + 1, e^z), which bisection finds."""
