@@ -6,11 +6,13 @@ from .likelihoods import bernoulli, categorical, gaussian, heteroscedastic_gauss
 from .log_density import LogDensity
 from .metrics import ConstantMetric, Fisher, MetricFunction
 from .mode import find_mode
+from .named import kfac_langevin, natural_langevin
 from .ngd import NGD
 from .posterior import Posterior
 from .riemannian import RiemannianLangevin
 from .sampling import sample
 from .schedules import Cyclical, Polynomial
+from .sgfs import SGFS
 from .sgld import SGLD
 from .sngd import SNGD
 from .temperature import batch_size_for, temperature_of
@@ -18,6 +20,7 @@ from .temperature import batch_size_for, temperature_of
 __all__ = [
     "HMC",
     "NGD",
+    "SGFS",
     "SGLD",
     "SNGD",
     "Chains",
@@ -35,6 +38,8 @@ __all__ = [
     "find_mode",
     "gaussian",
     "heteroscedastic_gaussian",
+    "kfac_langevin",
+    "natural_langevin",
     "poisson",
     "sample",
     "temperature_of",

@@ -8,6 +8,7 @@ sampler knows of this; compiled and eager runs differ by floating-point reorderi
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from .target import Target
 from .threefry import BATCHES, NOISE, Noise, chain_keys, normals
 from .tree import Spec, leaf_names, leaves, rebuild, spec_of
 
+COMPILE_SECONDS = 20.0  # eager runs expected to be shorter do not repay compiling, which takes about half of this
 MAX_STEPS = 256  # per call: makes the call's overhead, about 40 µs, small against the smallest step
 PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
 RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
@@ -275,6 +277,24 @@ class Engine:
             self.phase = int(saved["phase"])
         else:
             self.reading = torch.zeros_like(self.reading)
+
+    def choose(self, total_steps: int, compile: bool | str) -> None:
+        """Compile if told to, or if ``"auto"`` and the run is long enough; go on eagerly if only that fails."""
+        if compile not in (True, False, "auto"):
+            raise ValueError(f'compile must be True, False or "auto", got {compile!r}')
+        if compile is False or (compile == "auto" and self.seconds_per_step() * total_steps < COMPILE_SECONDS):
+            return
+        try:
+            self.compile()
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            if compile is True:
+                raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warnings.warn(
+                f"steps could not be compiled and run eagerly ({type(error).__name__}: {first[:200]})", stacklevel=3
+            )
 
     def compile(self) -> None:
         """Compile the block, or take the one that this target already has.

@@ -19,15 +19,16 @@ from .batches import Batches
 from .chains import Chains
 from .control import threads_for
 from .engine import Engine
+from .metrics.metric import smallest_eigenvalue
 from .progress import Progress
 from .provenance import describe, versions
 from .schedules import at_step
 from .starts import Init, starting_positions
 from .target import Target
 from .temperature import batch_heat
+from .threefry import Noise
 from .tree import leaf_names, leaves, rebuild, spec_of
 
-COMPILE_SECONDS = 20.0  # eager runs expected to be shorter do not repay compiling, which takes about half of this
 CHECKPOINT_SECONDS = 60.0
 BLOCK_SECONDS = 0.5  # how long a call may keep Ctrl-C and the progress bar waiting
 
@@ -155,7 +156,7 @@ def sample(
     if total > 0:
         work = state.position.numel() * (batch_size or target.num_data)
         with threads_for(work, target.device):
-            _choose(engine, total, compile)
+            engine.choose(total, compile)
             with Progress(total, engine.description, progress) as bar:
                 run.go(warmup_left, samples_left, bar)
     return run.chains()
@@ -244,9 +245,22 @@ class _Run:
                 self.announced.add(chain)
                 warnings.warn(
                     f"chain {chain} stopped: its numbers were no longer finite after step {step}; its draws until then "
-                    "are kept and the other chains go on. A smaller lr or step size usually helps",
+                    f"are kept and the other chains go on. {self._remedy(chain)}",
                     stacklevel=5,
                 )
+
+    def _remedy(self, chain: int) -> str:
+        engine, row = self.engine, self.made_by["chain_ids"].index(chain)
+        metric = getattr(engine.sampler, "metric", None)
+        if metric is not None:
+            noise = Noise(engine.keys[0][row : row + 1], engine.stopped[row], engine.target.dtype)
+            smallest = smallest_eigenvalue(metric, engine.target, engine.state.position[row : row + 1], noise)
+            if not smallest > 0:
+                return (
+                    f"There its metric has {smallest:.3g} as smallest eigenvalue and is not positive definite: give it "
+                    "more damping, or add a multiple of the identity to it"
+                )
+        return "A smaller lr or step size usually helps"
 
     def chains(self) -> Chains:
         """What has been drawn, with everything needed to go on."""
@@ -333,24 +347,6 @@ class _Part:
     def latest(self, name: str) -> float:
         """Mean of a statistic over the healthy chains at the last draw."""
         return float(self.stats[name][:, self.filled - 1].nanmean()) if self.filled else float("nan")
-
-
-def _choose(engine: Engine, total_steps: int, compile: bool | str) -> None:
-    if compile not in (True, False, "auto"):
-        raise ValueError(f'compile must be True, False or "auto", got {compile!r}')
-    if compile is False or (compile == "auto" and engine.seconds_per_step() * total_steps < COMPILE_SECONDS):
-        return
-    try:
-        engine.compile()
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        if compile is True:
-            raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        warnings.warn(
-            f"steps could not be compiled and run eagerly ({type(error).__name__}: {first[:200]})", stacklevel=3
-        )
 
 
 def _columns(target: Target, keep: str | Sequence[str] | None) -> tuple[Tensor | None, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,6 +14,18 @@ from ..threefry import Noise
 # Random streams of one step: what a sampler injects in the metric's own shape and in the damping's, the direction that
 # the drift is probed in, and the labels of a sampled Fisher.
 INJECTED, DAMPING, PROBE, LABELS = 0, 1, 2, 3
+
+_EIGENVALUES = 1000  # parameters up to which the smallest eigenvalue is worked out
+
+
+def smallest_eigenvalue(metric: Metric, target: Target, position: Float[Tensor, "1 dim"], noise: Noise) -> float:
+    """Of G at one position; ∞ where it is too large to tell."""
+    dim = target.dim
+    if dim > _EIGENVALUES:
+        return float("inf")
+    units = torch.eye(dim, dtype=position.dtype, device=position.device)
+    matrix = torch.stack([metric.product(target, position, noise, unit[None])[0] for unit in units])
+    return float(torch.linalg.eigvalsh(matrix.double())[0]) if bool(torch.isfinite(matrix).all()) else float("nan")
 
 
 class MetricValue(Protocol):

@@ -7,6 +7,7 @@ import torch
 from langevin.diagnostics import temperature as measured_temperature
 from langevin.samplers import (
     NGD,
+    SGFS,
     SNGD,
     ConstantMetric,
     Fisher,
@@ -150,6 +151,34 @@ def test_centred_empirical_fisher_is_right_for_a_wrong_model():
     assert z.abs().max() < 4
 
 
+@pytest.mark.parametrize(("batch_size", "noise"), [(6, 0.0), (6, 0.3), (None, 0.3)])
+@pytest.mark.parametrize("lr", [0.1, 1.5])
+def test_sgfs_is_exact_at_any_step(lr, noise, batch_size):
+    """Covariance (T/N) H⁻¹ for a wrong model, where gradient noise and curvature differ, for any B₀."""
+    posterior, mode, hessian, covariance = scaled_problem(False)
+    sampler = SGFS(
+        lr=lr, metric=ConstantMetric(covariance), hessian=ConstantMetric(hessian), temperature=2.0, noise=noise
+    )
+    z, _ = covariance_z(posterior, mode, sampler, batch_size, 2.0 / NUM_DATA * torch.linalg.inv(hessian))
+    assert z.abs().max() < 4
+
+
+def test_sgfs_learns_its_covariance_in_warmup():
+    """With the averaged empirical Fisher for Σ and H on a right model, as it is used."""
+    posterior, mode, fisher, _ = scaled_problem(True)
+    metric = Fisher(kind="empirical", centered=True, inputs=30, average=0.995)
+    z, chains = covariance_z(posterior, mode, SGFS(lr=0.5, metric=metric), 6, torch.linalg.inv(fisher) / NUM_DATA)
+    assert z.abs().max() < 4
+    assert chains.state["memory.updates"] == 200
+
+
+def test_sgfs_refuses_two_structures():
+    posterior, *_ = scaled_problem(True)
+    sampler = SGFS(lr=0.1, metric=Fisher(), hessian=Fisher(structure="diagonal"))
+    with pytest.raises(ValueError, match="must have one structure"):
+        sample(posterior, sampler, num_samples=1, batch_size=6, progress=False)
+
+
 def test_ngd_on_logistic_regression_has_the_law_of_the_draw():
     """The paper's first experiment: F at the mode differs from the draw's Σ by tens of per cent, and damping counts.
 
@@ -270,10 +299,11 @@ class Logit(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "mean", "deviation", "skewness"), [
+    ("sampler", "mean", "deviation", "skewness"),
+    [
         (SNGD, -0.852, 0.157, -0.109),
         pytest.param(NGD, -0.842, None, None, marks=pytest.mark.slow),
-    ]
+    ],
 )
 def test_skew_minibatch_noise(sampler, mean, deviation, skewness):
     """Batches of two, 60 ones of 200: the mean of SNGD is right, its skewness that of the noise; NGD's mean is off."""
@@ -327,6 +357,29 @@ def test_reparameterisation():
 
     assert abs(z("sngd")) < 4
     assert abs(z("ngd")) > 6
+
+
+def test_temperature_of_the_jeffreys_law():
+    """⟨(ω−c)·∇C⟩ = T (D + ½⟨(ω−c)·∇log|G|⟩) with the damped G: .240, where the Lebesgue form reads .328."""
+    posterior, metric = sinh_posterior(), Fisher(damping=SINH_SCALE**2 / 2, inputs=ONE_INPUT)
+    chains = sample(
+        posterior,
+        SNGD(lr=0.02, metric=metric),
+        num_samples=300,
+        num_warmup=1000,
+        num_chains=2**9,
+        batch_size=16,
+        progress=False,
+        compile=False,
+    )
+    own, full = measured_temperature(chains), measured_temperature(chains, posterior, metric=metric, max_draws=20000)
+    for reading in (own, full):
+        assert abs(reading.value - SINH_T) < 4 * reading.error + 0.01 * SINH_T  # ε = 0.02 has a bias
+        assert abs(reading.value - 0.328) > 8 * reading.error
+    assert float(chains.sample_stats["temperature"].mean()) == pytest.approx(0.328, rel=0.05)
+    assert full.source == "full gradients"
+    assert full.blocks.keys() == {"weight"}
+    assert measured_temperature(chains, posterior).value == own.value  # the metric is needed for full gradients
 
 
 def test_a_temperature_that_the_batch_cannot_reach():
