@@ -105,7 +105,7 @@ class PoissonLikelihood:
         low, high = torch.full_like(rate, -1.0), torch.ceil(rate + 12 * rate.sqrt() + 40)
         for _ in range(_BISECTIONS):
             middle = torch.floor((low + high) / 2)
-            enough = torch.special.gammaincc(middle.clamp_min(0) + 1, rate) >= uniform
+            enough = (middle >= 0) & (torch.special.gammaincc(middle.clamp_min(0) + 1, rate) >= uniform)
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
         return high
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_BLOCK = 256  # rows of a Gram matrix that are made together
+
 
 @dataclass
 class Dense:
@@ -75,5 +77,14 @@ def cholesky(matrix: Float[Tensor, "chain dim dim"]) -> Float[Tensor, "chain dim
 
 
 def gram(rows: Float[Tensor, "chain row dim"]) -> Float[Tensor, "chain dim dim"]:
-    """XᵀX."""
-    return rows.mT @ rows
+    """XᵀX, exactly symmetric: only blocks on and below the diagonal are multiplied out."""
+    parts, ends = rows.split(_BLOCK, -1), range(_BLOCK, rows.shape[-1] + _BLOCK, _BLOCK)
+    lower = [(part.mT @ rows[..., :end]).split(_BLOCK, -1) for part, end in zip(parts, ends, strict=True)]
+
+    def block(i: int, j: int) -> Tensor:
+        if i == j:
+            return lower[i][i].tril() + lower[i][i].tril(-1).mT
+        return lower[i][j] if i > j else lower[j][i].mT
+
+    every = range(len(parts))
+    return torch.cat([torch.cat([block(i, j) for j in every], -1) for i in every], -2)

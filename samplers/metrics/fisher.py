@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,13 +21,14 @@ from ..target import Target
 from ..threefry import Noise
 from .dense import DenseCurvature, gram
 from .diagonal import DiagonalCurvature
+from .kronecker import KroneckerCurvature
 from .labels import draw_labels
+from .layers import complete_layers, layers_of
 from .low_rank import LowRankCurvature
 from .metric import Curvature, MetricValue
+from .quasi_diagonal import QuasiDiagonalCurvature
 from .rows import exact_directions, rows_of, score_directions
-
-Kind = Literal["exact", "sampled", "empirical"]
-Structure = Literal["dense", "diagonal", "low_rank"]
+from .settings import Kind, Structure, check_settings
 
 _ELEMENTS = 2**24  # numbers of the rows held at once
 _INPUTS_KEY = 0x3C6EF372  # inputs of its own: never those of the gradient's minibatch
@@ -69,15 +69,21 @@ class Fisher:
         from the model at the present ω, an unbiased estimate. ``"empirical"``: the observed labels (Smith et al. 2018,
         Eq. 10), which is not the Fisher information away from the truth.
     structure
-        ``"dense"``; ``"diagonal"``; ``"low_rank"``: the leading `rank` eigenvectors (TONGA, Le Roux et al. 2007).
+        ``"dense"``; ``"low_rank"``: the leading `rank` eigenvectors (TONGA, Le Roux et al. 2007). **Approximations** of
+        F: ``"diagonal"``; ``"quasi_diagonal"``: every weight with the bias of its unit, weights independent given it
+        (Marceau-Caron & Ollivier 2017); ``"kronecker"``: S⊗A for each layer, the second moments of its output gradients
+        and of its inputs (K-FAC, Martens & Grosse 2015), which neglects covariance between layers, between inputs and
+        gradients, and between the positions of a convolution. Of the last two, parameters outside of linear and
+        two-dimensional convolution layers get the diagonal.
     damping
         δ ≥ 0. It cools directions whose curvature is not well above it, see `NGD`.
     inputs
         Over which inputs to average: None, all of the data; a number n, as many drawn anew at every step, never those
         of the gradient's minibatch; or inputs, in the form of the posterior's.
     average
-        Coefficient c in (0, 1) of a moving average over steps, F ← cF + (1−c)F̂, begun as a plain mean. Such a metric
-        depends on the past, which no drift corrects: it is frozen when warm-up ends (see `freeze`).
+        Coefficient c in (0, 1) of a moving average over steps, F ← cF + (1−c)F̂, begun as a plain mean; of
+        ``"kronecker"``, S and A are averaged, each by itself. Such a metric depends on the past, which no drift
+        corrects: it is frozen when warm-up ends (see `freeze`).
     refresh_every
         Evaluate F at every k-th step only. The metric is then up to k − 1 steps old, an O(ε) error.
     num_labels
@@ -118,7 +124,7 @@ class Fisher:
     freeze: bool = True
 
     def __post_init__(self):
-        _check_settings(self)
+        check_settings(self)
 
     @property
     def constant(self) -> bool:
@@ -151,15 +157,15 @@ class Fisher:
             )
         if measure == "jeffreys" and self.kind == "empirical":
             raise ValueError(
-                "the Jeffreys measure is the Fisher information's root determinant; that of an empirical Fisher depends "
-                'on the labels and would count them twice: use kind="exact", or measure="lebesgue"'
+                "the Jeffreys measure is the Fisher information's root determinant; that of an empirical Fisher "
+                'depends on the labels and would count them twice: use kind="exact", or measure="lebesgue"'
             )
         kind, smooth = self._kind(target), self.rank is None or self.structure != "low_rank"
         if kind == "sampled" and self.kind == "exact":
             warnings.warn(
                 f"the likelihood {target.likelihood!r} has no `fisher(outputs)`: the Fisher information is estimated "
                 f'from {self.num_labels} sampled label(s) per input, as with kind="sampled"',
-                stacklevel=4,
+                stacklevel=5,  # whoever called `sample`
             )
         if (kind == "sampled" or not smooth) and (drift in ("exact", "probe") or measure == "jeffreys"):
             what = (
@@ -170,20 +176,43 @@ class Fisher:
                 'use drift="midpoint" or "none" with measure="lebesgue", or '
                 + ('kind="exact"' if kind == "sampled" else "rank=None")
             )
+        if self.structure in ("quasi_diagonal", "kronecker"):
+            self._check_layers(target)
         if self.damping == 0:
             self._check_regular(target)
+
+    def _check_layers(self, target: Posterior) -> None:
+        layers = layers_of(target)
+        if not layers.layers:
+            raise ValueError(
+                f'structure="{self.structure}" is for sampled weights and biases of nn.Linear and nn.Conv2d (one '
+                'group, padded with zeros) used once in a forward pass, and this model has none: use "diagonal"'
+            )
+        if self.structure == "kronecker" and layers.outside:
+            warnings.warn(
+                f"{list(layers.outside)} are outside of the layers that K-FAC is for and get a diagonal Fisher",
+                stacklevel=6,
+            )
 
     def _check_regular(self, target: Posterior) -> None:
         """Refuse a Fisher that is singular at the target's own position up to rounding."""
         position, noise = target.default_position()[None], no_noise(target)
         curvature = self.curvature(target, position, noise)
-        if isinstance(curvature, DenseCurvature) and target.dim <= 2000:
+        if isinstance(curvature, DenseCurvature):
+            if target.dim > 2000:
+                return
             values = torch.linalg.eigvalsh(curvature.matrix[0].double())
-            smallest, largest = float(values[0]), float(values[-1])
-        elif isinstance(curvature, DiagonalCurvature):
-            smallest, largest = float(curvature.diagonal.min()), float(curvature.diagonal.max())
+        elif isinstance(curvature, LowRankCurvature):  # fewer rows than parameters
+            values = torch.stack((position.new_zeros(()), curvature.rows.square().sum()))
+        elif isinstance(curvature, QuasiDiagonalCurvature):
+            values = curvature.damped(0.0).pivots
+        elif isinstance(curvature, KroneckerCurvature):
+            values = curvature.damped(0.0).eigenvalues
         else:
-            return
+            assert isinstance(curvature, DiagonalCurvature)
+            values = curvature.diagonal
+        values = values.nan_to_num(0.0)
+        smallest, largest = float(values.min()), float(values.max())
         if smallest <= target.dim * torch.finfo(target.dtype).eps * largest:
             raise ValueError(
                 f"the Fisher information is singular where the target starts: eigenvalues from {smallest:.3g} to "
@@ -197,9 +226,11 @@ class Fisher:
     def product(
         self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, vector: Float[Tensor, "chain dim"]
     ) -> Float[Tensor, "chain dim"]:
-        """(F(ω) + δI) v; of a dense F without ever forming it."""
+        """G(ω) v; of a dense F without ever forming it."""
         assert isinstance(target, Posterior)
-        if self.structure != "dense":
+        if self.structure == "quasi_diagonal":  # δ is part of what couples the weights of a unit
+            return self.at(target, position, noise).multiply(vector)
+        if self.structure != "dense" or self._kind(target) == "sampled":
             return self.curvature(target, position, noise).multiply(vector) + self.damping * vector
         inputs, targets, shared = self._examples(target, noise)
 
@@ -235,15 +266,29 @@ class Fisher:
         as_rows = self.structure == "low_rank" or (
             self.structure == "dense" and size * num_directions < target.dim and self.average is None
         )
-        parts = []
-        for chunk in _chunks(size, len(position) * num_directions * target.dim, position.device):
-            rows = rows_of(target, position, *_take(inputs, directions, chunk, shared), shared) - mean_row
+
+        by_element = self.structure in ("diagonal", "quasi_diagonal") and not self.centered
+        layers = complete_layers(target) if by_element else None
+
+        def of_chunk(inputs: Any, directions: Tensor) -> Curvature:
+            if self.structure == "kronecker":
+                return _kronecker(target, position, inputs, directions, shared, size)
+            if layers is not None:
+                diagonal, border = layers.moments(layers.signals(target, position, inputs, directions, shared))
+                if self.structure == "diagonal":
+                    return DiagonalCurvature(diagonal)
+                return QuasiDiagonalCurvature(diagonal, border, layers.bias_of.expand_as(diagonal))
+            rows = rows_of(target, position, inputs, directions, shared) - mean_row
             if as_rows:
-                parts.append(LowRankCurvature(rows))
-            elif self.structure == "dense":
-                parts.append(DenseCurvature(gram(rows)))
-            else:
-                parts.append(DiagonalCurvature(rows.square().sum(1)))
+                return LowRankCurvature(rows)
+            if self.structure == "dense":
+                return DenseCurvature(gram(rows))
+            if self.structure == "quasi_diagonal":
+                return QuasiDiagonalCurvature.of_rows(rows, layers_of(target).bias_of)
+            return DiagonalCurvature(rows.square().sum(1))
+
+        chunks = _chunks(size, len(position) * num_directions * target.dim, position.device)
+        parts = [of_chunk(*_take(inputs, directions, chunk, shared)) for chunk in chunks]
         total = functools.reduce(lambda one, other: one.plus(other), parts)
         return total.truncated(self.rank) if isinstance(total, LowRankCurvature) and self.rank else total
 
@@ -318,6 +363,19 @@ def _times_information(posterior: Posterior, outputs: Tensor, vector: Tensor) ->
     return (information @ vector[..., None])[..., 0]
 
 
+def _kronecker(
+    posterior: Posterior, position: Tensor, inputs: Any, directions: Tensor, shared: bool, size: int
+) -> KroneckerCurvature:
+    """The share of these of `size` examples in S, A and the diagonal of parameters outside of layers."""
+    layers, outside = layers_of(posterior), position.new_zeros(len(position), 0)
+    if layers.outside:
+        first = sum(layer.index().numel() for layer in layers.layers)
+        rows = rows_of(posterior, position, inputs, directions, shared)
+        outside = rows[..., layers.order[first:]].square().sum(1)
+    signals = layers.signals(posterior, position, inputs, directions, shared)
+    return KroneckerCurvature.of_signals(layers, signals, outside, size)
+
+
 def _chunks(size: int, per_example: int, device: torch.device) -> tuple[Tensor | None, ...]:
     """Indices of examples whose rows are looked at together; None for all of them."""
     at_once = max(1, _ELEMENTS // per_example)
@@ -329,28 +387,3 @@ def _take(inputs: Any, directions: Tensor, chunk: Tensor | None, shared: bool) -
         return inputs, directions
     dim = 0 if shared else 1
     return tree_map_only(Tensor, lambda leaf: leaf.index_select(dim, chunk), inputs), directions[:, chunk]
-
-
-def _check_settings(fisher: Fisher) -> None:
-    choices = {"kind": Kind, "structure": Structure}
-    for name, allowed in choices.items():
-        if getattr(fisher, name) not in get_args(allowed):
-            raise ValueError(f"{name} must be one of {get_args(allowed)}, got {getattr(fisher, name)!r}")
-    if not isinstance(fisher.damping, (int, float)) or not 0 <= fisher.damping < math.inf:
-        raise ValueError(f"damping must be zero or positive and finite, got {fisher.damping!r}")
-    if fisher.average is not None and not 0 < fisher.average < 1:
-        raise ValueError(f"average must lie strictly between 0 and 1, got {fisher.average!r}")
-    for name in ("refresh_every", "num_labels", "rank", "inputs"):
-        value = getattr(fisher, name)
-        if isinstance(value, (int, float)) and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
-    if fisher.centered and fisher.kind != "empirical":
-        raise ValueError('centered=True is for kind="empirical"; the gradients of the other kinds have mean zero')
-    if fisher.kind == "empirical" and not isinstance(fisher.inputs, (int, type(None))):
-        raise ValueError('kind="empirical" needs observed labels: use inputs=None or a number of examples')
-    if fisher.structure == "low_rank" and fisher.damping == 0:
-        raise ValueError('structure="low_rank" is singular without damping: give damping > 0')
-    if fisher.rank is not None and fisher.structure != "low_rank":
-        raise ValueError('rank is for structure="low_rank"')
-    if fisher.rank is None and fisher.structure == "low_rank" and fisher.average is not None:
-        raise ValueError('a moving average with structure="low_rank" needs a rank to be cut to')

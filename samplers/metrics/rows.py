@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..likelihoods import without_validation
 from ..posterior import Posterior
+from .layers import complete_layers
 
 Directions = Float[Tensor, "chain batch direction ..."]
 
@@ -65,7 +66,9 @@ def rows_of(
     directions: Directions,
     shared: bool,
 ) -> Float[Tensor, "chain row dim"]:
-    """Jᵢᵀc for every example and direction, by one vector-Jacobian product each."""
+    """Jᵢᵀc for every example and direction: from the layers, or by one vector-Jacobian product each."""
+    if (layers := complete_layers(posterior)) is not None:
+        return layers.rows(posterior, position, inputs, directions, shared)
 
     def of_example(position: Tensor, example: Any, directions: Tensor) -> Tensor:
         single = tree_map_only(Tensor, lambda leaf: leaf[None], example)
