@@ -23,7 +23,7 @@ from .dense import DenseCurvature, gram
 from .diagonal import DiagonalCurvature
 from .kronecker import KroneckerCurvature
 from .labels import draw_labels
-from .layers import complete_layers, layers_of
+from .layers import Layers, Signals, complete_layers, layers_of
 from .low_rank import LowRankCurvature
 from .metric import Curvature, MetricValue
 from .quasi_diagonal import QuasiDiagonalCurvature
@@ -267,17 +267,16 @@ class Fisher:
             self.structure == "dense" and size * num_directions < target.dim and self.average is None
         )
 
-        by_element = self.structure in ("diagonal", "quasi_diagonal") and not self.centered
-        layers = complete_layers(target) if by_element else None
+        without_rows = self.structure in ("dense", "diagonal", "quasi_diagonal") and not (self.centered or as_rows)
+        layers = complete_layers(target) if without_rows else None
 
         def of_chunk(inputs: Any, directions: Tensor) -> Curvature:
             if self.structure == "kronecker":
                 return _kronecker(target, position, inputs, directions, shared, size)
             if layers is not None:
-                diagonal, border = layers.moments(layers.signals(target, position, inputs, directions, shared))
-                if self.structure == "diagonal":
-                    return DiagonalCurvature(diagonal)
-                return QuasiDiagonalCurvature(diagonal, border, layers.bias_of.expand_as(diagonal))
+                return _without_rows(
+                    self.structure, layers, layers.signals(target, position, inputs, directions, shared)
+                )
             rows = rows_of(target, position, inputs, directions, shared) - mean_row
             if as_rows:
                 return LowRankCurvature(rows)
@@ -353,6 +352,16 @@ def no_noise(target: Target, num_chains: int = 1) -> Noise:
     """Random numbers for looking at a metric outside of any chain."""
     keys = torch.zeros(num_chains, 2, dtype=torch.int32, device=target.device)
     return Noise(keys, torch.zeros((), dtype=torch.int64, device=target.device), target.dtype)
+
+
+def _without_rows(structure: Structure, layers: Layers, signals: Signals) -> Curvature:
+    """Sums over rows from the layers' inputs and output gradients, as far as possible without ever forming the rows."""
+    if structure == "dense":
+        return DenseCurvature(layers.gram(signals) if layers.gram_pays(signals) else gram(layers.rows(signals)))
+    diagonal, border = layers.moments(signals)
+    if structure == "diagonal":
+        return DiagonalCurvature(diagonal)
+    return QuasiDiagonalCurvature(diagonal, border, layers.bias_of.expand_as(diagonal))
 
 
 def _times_information(posterior: Posterior, outputs: Tensor, vector: Tensor) -> Tensor:

@@ -121,23 +121,48 @@ class Layers:
 
         return vmap(of_chain, in_dims=(0, None if shared else 0, 0))(position, inputs, directions)
 
-    def rows(
-        self,
-        posterior: Posterior,
-        position: Float[Tensor, "chain dim"],
-        inputs: Any,
-        directions: Float[Tensor, "chain example direction ..."],
-        shared: bool,
-    ) -> Float[Tensor, "chain row dim"]:
+    def rows(self, signals: Signals) -> Float[Tensor, "chain row dim"]:
         """Jᵢᵀc for every example and direction; all sampled parameters must lie in the layers."""
         blocks = {}
-        signals = self.signals(posterior, position, inputs, directions, shared)
         for layer, (a, δ) in zip(self.layers, signals, strict=True):
             if layer.weight is not None:
                 blocks[layer.weight] = _outer(δ, a)
             if layer.bias is not None:
                 blocks[layer.bias] = δ.sum(-2)
         return torch.cat([blocks[begin] for begin in sorted(blocks)], -1).flatten(1, 2)
+
+    def gram_pays(self, signals: Signals) -> bool:
+        """Whether `gram` holds less at once than rows would, and then takes fewer operations."""
+        if not self.layers or any(a.shape[2] > 1 for a, _ in signals):
+            return False
+        num_directions = signals[0][1].shape[2]
+        dim = sum(layer.index().numel() for layer in self.layers)
+        outs = [δ.shape[-1] for _, δ in signals]
+        ins = [a.shape[-1] + 1 for a, _ in signals]
+        return sum(outs) ** 2 + sum(ins) ** 2 <= num_directions * dim
+
+    def gram(self, signals: Signals) -> Float[Tensor, "chain dim dim"]:
+        """XᵀX of the rows X of layers with one position, without the rows.
+
+        Between two layers it is Σ_example (Σ_direction δδ′ᵀ) ⊗ aa′ᵀ: one matrix product over examples, where that of
+        the rows is over examples and directions. All sampled parameters must lie in the layers.
+        """
+        parts = {}  # by where they begin in the flat position
+        for layer, (a, δ) in zip(self.layers, signals, strict=True):
+            a, δ = a[:, :, 0], δ[..., 0, :]
+            if layer.weight is not None:
+                parts[layer.weight] = a, δ
+            if layer.bias is not None:
+                parts[layer.bias] = torch.ones_like(a[..., :1]), δ
+        ordered = [parts[begin] for begin in sorted(parts)]
+        blocks = [[_gram_block(*one, *other) for other in ordered[: i + 1]] for i, one in enumerate(ordered)]
+        return torch.cat(
+            [
+                torch.cat([blocks[i][j] if j <= i else blocks[j][i].mT for j in range(len(ordered))], -1)
+                for i in range(len(ordered))
+            ],
+            -2,
+        )
 
     def moments(self, signals: Signals) -> tuple[Float[Tensor, "chain dim"], Float[Tensor, "chain dim"]]:
         """Sums over rows x of xᵢ², and of xᵢx₀ with 0 the bias of i's unit (0 where there is none, and for biases).
@@ -274,6 +299,20 @@ def _candidates(posterior: Posterior, model: nn.Module) -> list[Layer]:
 
 def _begins(sizes: list[int]) -> list[int]:
     return [sum(sizes[:i]) for i in range(len(sizes))]
+
+
+def _gram_block(a: Tensor, δ: Tensor, other_a: Tensor, other_δ: Tensor) -> Float[Tensor, "chain weight other"]:
+    gradients = (δ.mT @ other_δ).flatten(-2)
+    inputs = (a[..., :, None] * other_a[..., None, :]).flatten(-2)
+    shape = δ.shape[-1], other_δ.shape[-1], a.shape[-1], other_a.shape[-1]
+    return (
+        (gradients.mT @ inputs)
+        .unflatten(-2, shape[:2])
+        .unflatten(-1, shape[2:])
+        .transpose(2, 3)
+        .flatten(3)
+        .flatten(1, 2)
+    )
 
 
 def _outer(

@@ -68,7 +68,7 @@ def rows_of(
 ) -> Float[Tensor, "chain row dim"]:
     """Jᵢᵀc for every example and direction: from the layers, or by one vector-Jacobian product each."""
     if (layers := complete_layers(posterior)) is not None:
-        return layers.rows(posterior, position, inputs, directions, shared)
+        return layers.rows(layers.signals(posterior, position, inputs, directions, shared))
 
     def of_example(position: Tensor, example: Any, directions: Tensor) -> Tensor:
         single = tree_map_only(Tensor, lambda leaf: leaf[None], example)

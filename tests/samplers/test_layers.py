@@ -59,11 +59,29 @@ def test_rows_from_layers_equal_those_from_jacobians(name, shared):
     inputs = posterior.inputs if shared else torch.stack((posterior.inputs, posterior.inputs.flip(0) + 0.1))
     directions = seeded(CHAINS, N, 4, *posterior.outputs(position, inputs, shared).shape[2:])
     expected = jacobian_rows(posterior, position, directions, None if shared else inputs)
-    torch.testing.assert_close(layers.rows(posterior, position, inputs, directions, shared), expected)
-    squares, products = layers.moments(layers.signals(posterior, position, inputs, directions, shared))
+    signals = layers.signals(posterior, position, inputs, directions, shared)
+    torch.testing.assert_close(layers.rows(signals), expected)
+    if all(a.shape[2] == 1 for a, _ in signals):
+        torch.testing.assert_close(layers.gram(signals), expected.mT @ expected)
+    squares, products = layers.moments(signals)
     torch.testing.assert_close(squares, expected.square().sum(1))
     is_weight = layers.bias_of != torch.arange(posterior.dim)
     torch.testing.assert_close(products, is_weight * (expected * expected[..., layers.bias_of]).sum(1))
+
+
+def test_a_gram_product_without_rows_where_it_is_cheaper():
+    """With ten directions an example, as ten classes have, and not with one or with positions."""
+    wide = Posterior(network(outputs=10), categorical, (seeded(N, 2), torch.arange(N) % 10))
+
+    def pays(posterior, num_directions):
+        position = positions(posterior)
+        directions = seeded(CHAINS, N, num_directions, *posterior.outputs(position, posterior.inputs).shape[2:])
+        layers = layers_of(posterior)
+        return layers.gram_pays(layers.signals(posterior, position, posterior.inputs, directions, True))
+
+    assert pays(wide, 10)
+    assert not pays(wide, 1)
+    assert not pays(convolutional(), 10)
 
 
 class Used(nn.Module):
