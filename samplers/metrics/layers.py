@@ -129,7 +129,8 @@ class Layers:
                 blocks[layer.weight] = _outer(δ, a)
             if layer.bias is not None:
                 blocks[layer.bias] = δ.sum(-2)
-        return torch.cat([blocks[begin] for begin in sorted(blocks)], -1).flatten(1, 2)
+        ordered = [blocks[begin] for begin in sorted(blocks)]
+        return (torch.cat(ordered, -1) if len(ordered) > 1 else ordered[0]).flatten(1, 2)
 
     def gram_pays(self, signals: Signals) -> bool:
         """Whether `gram` holds less at once than rows would, and then takes fewer operations."""
