@@ -313,7 +313,9 @@ class Engine:
         eager, (self._block, lifted) = self._block, cache[key]
         set_lifted(lifted, self.sampler)
         try:
-            self._rehearse(self.longest)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of the compiler's own parts
+                self._rehearse(self.longest)
             self._check_step(eager)
         except Exception:
             self._block = eager

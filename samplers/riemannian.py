@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from .metrics.metric import INJECTED, Metric
+from .metrics.metric import INJECTED, Metric, MetricValue
 from .natural import Drift, Measure, NaturalState, advance, check, check_settings, start
 from .schedules import Schedule, at_step
 from .target import Batch, Target
@@ -78,11 +78,17 @@ class RiemannianLangevin:
         """Start every chain at its position."""
         return start(target, self.metric, position, num_warmup, self.measure)
 
+    def preconditioner(
+        self, target: Target, state: NaturalState, batch: Batch, noise: Noise
+    ) -> tuple[MetricValue, Any]:
+        """G for this step, and what to remember of it."""
+        return self.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
+
     def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
         """ω ← ω − ε M(ĝ + α) + ε (T/N) [div M + ½ M ∇log|G|]."""
         ε, heat = at_step(self.lr, state.step)
         T, N = self.temperature * heat, target.num_data
-        G, memory = self.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
+        G, memory = self.preconditioner(target, state, batch, noise)
         cost, ĝ = target.cost_and_gradient(state.position, batch)
         α = (2 * T / (ε * N)) ** 0.5 * G.factor(noise.normal(G.noise_dim, INJECTED))
         return advance(self, target, state, noise, ε=ε, T=T, G=G, memory=memory, cost=cost, ĝ=ĝ, α=α)

@@ -295,12 +295,18 @@ class _Run:
     def _batch_heat(self) -> float | None:
         engine = self.engine
         lr, _ = at_step(getattr(engine.sampler, "lr", None), engine.state.step)
-        position = engine.state.position[engine.stopped < 0]
+        alive = engine.stopped < 0
         if engine.batches is None:
             return 0.0
-        if lr is None or not len(position):
+        if lr is None or not bool(alive.any()):
             return None
-        return float(lr) * batch_heat(engine.target, engine.batches, position, engine.keys[1][engine.stopped < 0])
+        state, (noise_keys, batch_keys), solve = engine.state, engine.keys, None
+        if hasattr(engine.sampler, "preconditioner"):
+            batch = engine.batches.indices(batch_keys, state.step)
+            noise = Noise(noise_keys, state.step, engine.target.dtype)
+            solve = engine.sampler.preconditioner(engine.target, state, batch, noise)[0].solve
+        heat = batch_heat(engine.target, engine.batches, state.position, batch_keys, solve)
+        return float(lr * heat[alive].mean())
 
     def _named(self, flat: Tensor) -> dict[str, Tensor]:
         target = self.engine.target

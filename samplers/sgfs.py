@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .metrics.fisher import no_noise
-from .metrics.metric import INJECTED, Curvature, Metric
+from .metrics.metric import INJECTED, Curvature, Metric, MetricValue
 from .natural import Drift, Measure, NaturalState, advance, check_settings, start
 from .schedules import Schedule, at_step, check_positive
 from .target import Batch, Target
@@ -88,11 +88,12 @@ class SGFS:
             state.memory = (state.memory, self.hessian.remember(target, position))
         return state
 
-    def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
-        """ω ← ω − ε G⁻¹ (ĝ + α), G = (ε/2) H + (T_mb/T) Σ + bI."""
-        ε, heat = at_step(self.lr, state.step)
-        T, N = self.temperature, target.num_data
-        T_mb = minibatch_temperature(ε, N, None if batch is None else batch.shape[1])
+    def preconditioner(
+        self, target: Target, state: NaturalState, batch: Batch, noise: Noise
+    ) -> tuple[MetricValue, Any]:
+        """G = (ε/2) H + (T_mb/T) Σ + bI, and what to remember of H and Σ."""
+        ε, T = at_step(self.lr, state.step)[0], self.temperature
+        T_mb = minibatch_temperature(ε, target.num_data, None if batch is None else batch.shape[1])
         if self.hessian is None:
             Σ, memory = self._recall(self.metric, target, state, noise, state.memory)
             total = Σ.scaled(ε / 2 + T_mb / T)
@@ -100,7 +101,13 @@ class SGFS:
             Σ, of_metric = self._recall(self.metric, target, state, noise, state.memory[0])
             H, of_hessian = self._recall(self.hessian, target, state, noise, state.memory[1])
             total, memory = H.scaled(ε / 2).plus(Σ.scaled(T_mb / T)), (of_metric, of_hessian)
-        G = total.damped(self.noise)
+        return total.damped(self.noise), memory
+
+    def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
+        """ω ← ω − ε G⁻¹ (ĝ + α)."""
+        ε, heat = at_step(self.lr, state.step)
+        T, N = self.temperature, target.num_data
+        G, memory = self.preconditioner(target, state, batch, noise)
         cost, ĝ = target.cost_and_gradient(state.position, batch)
         α = (2 * T * heat * self.noise / (ε * N)) ** 0.5 * noise.normal(target.dim, INJECTED)
         return advance(self, target, state, noise, ε=ε, T=T, G=G, memory=memory, cost=cost, ĝ=ĝ, α=α)

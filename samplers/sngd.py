@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from .metrics.metric import Metric
+from .metrics.metric import Metric, MetricValue
 from .natural import Drift, Measure, NaturalState, advance, check, check_settings, missing_noise, start
 from .schedules import Schedule, at_step
 from .target import Batch, Target
@@ -79,12 +79,18 @@ class SNGD:
         """Start every chain at its position."""
         return start(target, self.metric, position, num_warmup, self.measure)
 
+    def preconditioner(
+        self, target: Target, state: NaturalState, batch: Batch, noise: Noise
+    ) -> tuple[MetricValue, Any]:
+        """G for this step, and what to remember of it."""
+        return self.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
+
     def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
         """ω ← ω − ε M(ĝ + α) + ε (T/N) [div M + ½ M ∇log|G|]."""
         ε, heat = at_step(self.lr, state.step)
         T_mb = minibatch_temperature(ε, target.num_data, None if batch is None else batch.shape[1])
         T = None if self.temperature is None else self.temperature * heat
-        G, memory = self.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
+        G, memory = self.preconditioner(target, state, batch, noise)
         cost, ĝ = target.cost_and_gradient(state.position, batch)
         α = missing_noise(target, self.metric, G, noise, lr=ε, temperature=T, from_batch=T_mb)
         T = T_mb if T is None else T

@@ -8,6 +8,7 @@ where M Σ M = M; elsewhere directions differ, see `langevin.diagnostics.tempera
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,12 +65,16 @@ def batch_size_for(temperature: float, lr: float, num_data: int) -> int:
 
 
 def batch_heat(
-    target: Target, batches: Batches, position: Float[Tensor, "chain dim"], keys: Int[Tensor, "chain 2"]
-) -> float:
-    """Temperature per unit of lr that minibatch noise adds to plain gradient steps, averaged over directions.
+    target: Target,
+    batches: Batches,
+    position: Float[Tensor, "chain dim"],
+    keys: Int[Tensor, "chain 2"],
+    solve: Callable[[Tensor], Tensor] | None = None,
+) -> Float[Tensor, " chain"]:
+    """Temperature per unit of lr that minibatch noise makes, averaged over directions.
 
-    (N/2) Tr(S_mb)/D, with S_mb the covariance of the minibatch gradient, estimated at these positions from 16 fresh
-    batches of each chain.
+    (N/2) Tr(M S_mb)/D, with S_mb the covariance of the minibatch gradient, estimated at these positions from 16 fresh
+    batches of each chain, and M the preconditioner, `solve(v)` = Mv; I if None.
     """
     keys = keys ^ 0x5BD1E995  # batches of its own, which no step uses
     mean, square = torch.zeros_like(position), torch.zeros_like(position)
@@ -77,8 +82,8 @@ def batch_heat(
         _, gradient = target.cost_and_gradient(position, batches.indices(keys, turn))
         delta = gradient - mean
         mean = mean + delta / (turn + 1)
-        square = square + delta * (gradient - mean)
-    return float(target.num_data / 2 * square.mean() / (HEAT_BATCHES - 1))
+        square = square + delta * (gradient - mean if solve is None else solve(gradient - mean))
+    return target.num_data / 2 * square.mean(-1) / (HEAT_BATCHES - 1)
 
 
 def _check(**settings: float) -> None:

@@ -132,6 +132,8 @@ def test_missing_noise_restores_the_temperature(metric, temperature):
     sampler = SNGD(lr=lr, metric=chosen, temperature=temperature, measure="lebesgue", drift="probe")
     z, chains = covariance_z(posterior, mode, sampler, batch_size, law)
     assert z.abs().max() < 4
+    from_batch = temperature_of(lr, NUM_DATA, batch_size) * (torch.linalg.inv(g) @ fisher).trace() / 3
+    assert chains.attrs["batch_temperature"] == pytest.approx(float(from_batch), rel=0.05)
     reading = measured_temperature(chains)
     f = fisher.diagonal()
     expected = float((T / (1 - lr * f / g.diagonal() / 2)).mean())
