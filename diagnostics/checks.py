@@ -228,6 +228,19 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
     return findings
 
 
+def _law(attrs: dict) -> list[Finding]:
+    """What the chains draw from, where that is not the posterior itself."""
+    temperature, settings = attrs.get("temperature"), attrs.get("settings") or {}
+    tempered = isinstance(temperature, float) and temperature > 0 and abs(math.log(temperature)) > math.log(1.1)
+    jeffreys = settings.get("measure") == "jeffreys"
+    if not (tempered or jeffreys):
+        return []
+    law = f"exp(−C/{num(temperature)})" if tempered else "exp(−C)"
+    sentence = f"The draws are from {law}{' |G|^½' if jeffreys else ''}"
+    reasons = ["tempered"] * tempered + ["with the Jeffreys factor of the metric"] * jeffreys
+    return [Finding(NOTE, "law", f"{sentence}: the posterior, {' and '.join(reasons)}.")]
+
+
 def notes(
     chains: Chains,
     comparison: Comparison | None,
@@ -248,6 +261,7 @@ def notes(
                 "`sample(..., init=chains)` goes on from here.",
             )
         )
+    findings += _law(chains.attrs)
     if (weights := chains.weights) is not None:
         w = weights[torch.isfinite(weights)]
         effective = float(w.sum() ** 2 / (w**2).sum() / w.numel())

@@ -165,10 +165,10 @@ def snippet(chains: Chains) -> str:
     about += f" and {attrs['num_data']:,} examples" if attrs.get("num_data", 1) and attrs.get("num_data", 1) > 1 else ""
     if attrs.get("batches") not in (None, "independent"):
         arguments.append(f"    batches={attrs['batches']!r},")
-    schedules = {str(v["schedule"]) for v in attrs["settings"].values() if isinstance(v, dict) and "schedule" in v}
+    parts = {str(v["type"]) for v in attrs["settings"].values() if isinstance(v, dict) and "type" in v}
     return "\n".join(
         [
-            f"from langevin.samplers import {', '.join([name, *sorted(schedules)])}, sample",
+            f"from langevin.samplers import {', '.join([name, *sorted(parts)])}, sample",
             "",
             f"# posterior: the target as it was built, with {about}; give `init=` if it was given.",
             "chains = sample(",
@@ -181,9 +181,11 @@ def snippet(chains: Chains) -> str:
 
 
 def _literal(value: Any) -> str:
-    """Python for a recorded setting; schedules are recorded as their name and settings."""
-    if isinstance(value, dict) and str(value.get("schedule", "")).isidentifier():
-        return f"{value['schedule']}({', '.join(f'{k}={_literal(v)}' for k, v in value.items() if k != 'schedule')})"
+    """Python for a recorded setting; schedules and metrics are recorded as their name and settings."""
+    if isinstance(value, dict) and str(value.get("type", "")).isidentifier():
+        return f"{value['type']}({', '.join(f'{k}={_literal(v)}' for k, v in value.items() if k != 'type')})"
+    if isinstance(value, str) and value.startswith(("tensor (", "function ")):
+        return "..."  # recorded by size and norm, or by name, only
     return f"float({str(value)!r})" if isinstance(value, float) and not math.isfinite(value) else repr(value)
 
 
@@ -199,6 +201,13 @@ def _approximate(measured: Measured) -> Section:
         steps.append(
             "Steps of finite length leave a bias of order lr in the spreads (for SGLD a factor 1/(1 − lr·λ/2) in "
             "variance along curvature λ of the mean cost), which the measured temperature includes."
+        )
+    settings = attrs.get("settings") or {}
+    without_drift = settings.get("drift") == "none" or attrs.get("sampler") == "NGD"
+    if without_drift and not _constant(settings.get("metric") or {}):
+        steps.append(
+            "The metric changes with the position and the sampler leaves out the drift that this calls for: the law is "
+            "tilted towards large determinants of the metric."
         )
     if measured.convergence is not None:
         steps.append(
@@ -230,3 +239,8 @@ def _approximate(measured: Measured) -> Section:
             )
     steps.append("Figures thin lines and dots for size, evenly; every table uses all draws.")
     return Section("approximate", "What is approximate", steps=steps)
+
+
+def _constant(metric: dict[str, Any]) -> bool:
+    """Whether a recorded metric does not change after warm-up."""
+    return metric.get("type") == "ConstantMetric" or bool(metric.get("average") and metric.get("freeze"))

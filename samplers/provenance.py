@@ -40,8 +40,6 @@ def _nominal_temperature(sampler: Any, num_data: int, batch_size: int | None) ->
 
 
 def _settings(settings: Any) -> Any:
-    if isinstance(settings, Schedule):
-        return {"schedule": type(settings).__name__} | _settings_fields(settings)
     if dataclasses.is_dataclass(settings):
         return {"type": type(settings).__name__} | _settings_fields(settings)
     if isinstance(settings, Tensor):
