@@ -13,7 +13,9 @@ from langevin.diagnostics import Laplace, report
 from langevin.samplers import (
     HMC,
     SGLD,
+    SNGD,
     Chains,
+    Fisher,
     LogDensity,
     Polynomial,
     Posterior,
@@ -395,6 +397,7 @@ def test_many_parameters_stay_small(tmp_path):
         (SGLD(lr=0.05), {}),
         (SGLD(lr=Polynomial(a=0.1, b=2.0), temperature=0.5), {"batches": "epoch", "chain_ids": [3, 7]}),
         (HMC(), {"batch_size": None, "num_samples": 10}),
+        (SNGD(lr=0.05, metric=Fisher(damping=0.1)), {"num_samples": 10}),
     ],
 )
 def test_the_snippet_reproduces_the_draws(sampler, more, tmp_path):

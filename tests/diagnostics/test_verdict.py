@@ -210,6 +210,22 @@ def test_full_batch_heat_is_blamed_on_the_step():
     assert "batch_size" not in found.remedy
 
 
+@pytest.mark.parametrize(
+    ("temperature", "measure", "sentence"),
+    [
+        (1.0, "lebesgue", None),
+        (0.5, "lebesgue", "The draws are from exp(−C/0.5): the posterior, tempered."),
+        (1.0, "jeffreys", "The draws are from exp(−C) |G|^½: the posterior, with the Jeffreys factor of the metric."),
+    ],
+)
+def test_a_law_that_is_not_the_posterior_is_named(temperature, measure, sentence):
+    chains = chains_of(noise(4, 1000, 5), temperature=temperature, settings={"measure": measure})
+    found = [
+        f.sentence for f in verdict_of(chains, reading(temperature, nominal=temperature)).findings if f.topic == "law"
+    ]
+    assert found == ([sentence] if sentence else [])
+
+
 def test_an_optimiser_is_no_sampler():
     verdict = verdict_of(chains_of(noise(4, 1000, 5)), reading(0.0, nominal=0.0))
     assert verdict.level == "do not trust"
