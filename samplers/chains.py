@@ -78,7 +78,9 @@ class Chains:
         ValueError
             If none is left.
         """
-        whole = self.valid.all(-1)
+        chain_ids = self.attrs.get("chain_ids", range(self.num_chains))
+        stopped = self.attrs.get("stopped") or {}  # a chain can stop before its first draw
+        whole = self.valid.all(-1) & torch.tensor([str(c) not in stopped for c in chain_ids])
         if whole.all():
             return self
         if not whole.any():
@@ -87,7 +89,6 @@ class Chains:
         def keep(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value[whole] for name, value in values.items()}
 
-        chain_ids = self.attrs.get("chain_ids", range(self.num_chains))
         return type(self)(
             draws=keep(self.draws),
             sample_stats=keep(self.sample_stats),

@@ -136,10 +136,16 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
             healthy = torch.isfinite(new.cost + zero)
             stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
             alive = stopped < 0
-            kept = [
-                torch.where((alive & due).reshape(-1, *[1] * (n.ndim - 1)) if n.ndim else due, n.contiguous(), o)
-                for n, o in zip(leaves(new), fields, strict=True)  # a compiled loop's carry may not change strides
-            ]
+            # Eager code on a CPU may look: where nothing is to be frozen, a large metric need not be copied.
+            at_once = not torch.compiler.is_compiling() and device.type == "cpu" and bool((alive & due).all())
+            kept = (
+                leaves(new)
+                if at_once
+                else [
+                    torch.where((alive & due).reshape(-1, *[1] * (n.ndim - 1)) if n.ndim else due, n.contiguous(), o)
+                    for n, o in zip(leaves(new), fields, strict=True)  # a compiled loop's carry may not change strides
+                ]
+            )
 
             row = torch.where(due, (phase + k) // thinning, plan.rows)
             total = reading + torch.stack((virial * (target.num_data / dim), *(1 + t / dim for t in tilt)))

@@ -27,7 +27,7 @@ class RiemannianLangevin:
     with (div M)ᵢ = Σⱼ ∂ⱼMᵢⱼ, and the term in ∇log|G| for the Jeffreys measure only. The paper prints these terms with
     the wrong sign (its Eq. 6 and 7), and F for G in the noise, which is right without damping only.
 
-    Target density as ε → 0: exp(−C/T) for ``measure="lebesgue"``, exp(−C/T) |G|^{1/2} for ``"jeffreys"``.
+    Target density as ε → 0: exp(−C/T) for ``measure="lebesgue"``, ``exp(−C/T) |G|^(1/2)`` for ``"jeffreys"``.
 
     Parameters
     ----------

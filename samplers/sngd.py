@@ -28,7 +28,7 @@ class SNGD:
     The minibatch supplies the noise, at temperature T_mb = (εN/2B)(1 − B/N), and α only what is missing: covariance
     (2/(εN)) [(T − T_mb) G + T_mb δI], which is nothing at T = T_mb without damping.
 
-    Target density as ε → 0: exp(−C/T) |G|^{1/2}, the posterior with the Jeffreys prior, the same in every
+    Target density as ε → 0: ``exp(−C/T) |G|^(1/2)``, the posterior with the Jeffreys prior, the same in every
     parameterisation at δ = 0; for ``measure="lebesgue"`` exp(−C/T).
 
     **Approximate** at a finite ε, and where the covariance of the gradients at the observed labels is not F: away from

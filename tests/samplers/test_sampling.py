@@ -175,6 +175,15 @@ def test_all_chains_stopped():
         chains.finished()
 
 
+def test_a_chain_stopped_before_its_first_draw_is_not_finished():
+    target = LogDensity(lambda p: -0.5 * (p["w"] ** 2).sum(), {"w": torch.ones(1)})
+    with pytest.warns(UserWarning, match="stopped"):
+        chains = sample(target, SGLD(lr=100.0), num_samples=5, num_warmup=100, num_chains=1, progress=False)
+    assert chains.num_draws == 0
+    with pytest.raises(ValueError, match="every chain was stopped"):
+        chains.finished()
+
+
 @pytest.mark.parametrize("init", ["prior", "mode", "overdispersed"])
 def test_named_starts_do_not_depend_on_the_other_chains(posterior, init):
     together = run(posterior, num_chains=3, init=init, num_samples=2)

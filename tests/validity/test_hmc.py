@@ -279,10 +279,8 @@ def test_bad_starts_and_minibatches_are_refused():
     position[1] = math.nan
     with pytest.raises(ValueError, match=r"chains \[1\]"):
         HMC().init(QUARTIC, position, 0)
-    state = HMC().init(QUARTIC, position[:1], 0)
-    noise = Noise(chain_keys(0, torch.arange(1), NOISE), state.step, torch.float64)
     with pytest.raises(ValueError, match="batch_size=None"):
-        HMC().step(QUARTIC, state, torch.zeros(1, 5, dtype=torch.int64), noise)
+        sample(QUARTIC, HMC(), num_samples=1, batch_size=1, progress=False)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,1 @@
+"""Experiments of Smith et al. 2018, "Stochastic natural gradient descent draws posterior samples in function space"."""
