@@ -213,6 +213,7 @@ class Engine:
         chain_ids: list[int],
         thinning: int,
     ):
+        state = rebuild(spec_of(state), [leaf.contiguous() for leaf in leaves(state)])  # Cholesky factors are not
         self.target, self.sampler, self.batches, self.state = target, sampler, batches, state
         ids = torch.tensor(chain_ids, device=target.device)
         self.keys = chain_keys(seed, ids, NOISE), chain_keys(seed, ids, BATCHES)

@@ -125,6 +125,11 @@ def sample(
     if len(set(ids)) < len(ids) or not all(0 <= c < 2**31 for c in ids) or not ids:
         raise ValueError(f"chain_ids must be distinct numbers from 0 on, got {ids}")
     source = None if batch_size is None else Batches(target.num_data, batch_size, batches)
+    if batches == "epoch" and batch_size is not None and getattr(sampler, "counts_minibatch", False):
+        raise ValueError(
+            f'{type(sampler).__name__} counts on the heat of independent minibatches; batches="epoch" heats a chain '
+            'several times less: use batches="independent"'
+        )
     if hasattr(sampler, "check"):
         sampler.check(target, batch_size, None if isinstance(init, Chains) else num_warmup)
     columns, names = _columns(target, keep)

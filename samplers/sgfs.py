@@ -63,6 +63,7 @@ class SGFS:
     measure: ClassVar[Measure] = "lebesgue"
     gradient_at: ClassVar[str] = "previous"
     stats: ClassVar[tuple[str, ...]] = ()
+    counts_minibatch: ClassVar[bool] = True
 
     def __post_init__(self):
         check_settings(self)

@@ -160,6 +160,11 @@ class Fisher:
                 "the Jeffreys measure is the Fisher information's root determinant; that of an empirical Fisher "
                 'depends on the labels and would count them twice: use kind="exact", or measure="lebesgue"'
             )
+        if measure == "jeffreys" and isinstance(self.inputs, int):
+            raise NotImplementedError(
+                "the Jeffreys factor of a metric over inputs drawn anew at every step has no unbiased gradient: use "
+                'inputs=None, or as many fixed inputs (a tensor), or measure="lebesgue"'
+            )
         kind, smooth = self._kind(target), self.rank is None or self.structure != "low_rank"
         if kind == "sampled" and self.kind == "exact":
             warnings.warn(

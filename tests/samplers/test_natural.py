@@ -136,6 +136,17 @@ def test_metrics_that_do_not_fit_the_target(posterior, metric, message):
         sample(posterior, RiemannianLangevin(lr=0.1, metric=metric), num_samples=1, progress=False)
 
 
+def test_sweeps_through_the_data_are_refused_where_minibatch_noise_is_counted(posterior):
+    with pytest.raises(ValueError, match='use batches="independent"'):
+        sample(posterior, NGD(lr=0.1, metric=FISHER), num_samples=1, batch_size=20, batches="epoch", progress=False)
+
+
+def test_the_jeffreys_factor_of_a_random_metric_is_refused(posterior):
+    sampler = SNGD(lr=0.1, metric=Fisher(damping=0.05, inputs=10))
+    with pytest.raises(NotImplementedError, match="as many fixed inputs"):
+        sample(posterior, sampler, num_samples=1, batch_size=20, progress=False)
+
+
 def test_a_constant_metric_makes_drift_and_measure_void(posterior):
     matrix = torch.tensor([[2.0, 0.3, 0.0], [0.3, 1.0, 0.1], [0.0, 0.1, 0.5]], dtype=torch.float64)
     runs = [
