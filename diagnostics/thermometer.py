@@ -18,8 +18,7 @@ from torch import Tensor
 
 from ..samplers.chains import Chains
 from ..samplers.metrics import log_det_gradient
-from ..samplers.metrics.fisher import no_noise
-from ..samplers.metrics.metric import Metric
+from ..samplers.metrics.metric import Metric, no_noise
 from ..samplers.target import Target
 from .convergence import ess
 from .ensemble import chain_positions, evenly_spaced
@@ -141,7 +140,7 @@ def temperature(
         if attrs.get("batches") == "epoch":
             raise ValueError(
                 "minibatch readings are wrong under sweeps through the data, where a batch depends on those before it; "
-                "give the posterior: temperature(chains, posterior)"
+                f"give the posterior: temperature(chains, posterior{', metric=…' if jeffreys else ''})"
             )
         readings = chains.sample_stats["temperature"].double()
         ones = chains.sample_stats["temperature_weight"].double() if jeffreys else None
@@ -149,6 +148,8 @@ def temperature(
         late = attrs.get("num_warmup", 0) / (2 * attrs.get("thinning", 1))
         shortfall = _shortfall(chains, late)
     else:
+        if jeffreys and metric is not None:
+            metric.check(posterior, "exact", "jeffreys", None)
         chosen = evenly_spaced(chains.num_draws, max(_LEAST, max_draws // chains.num_chains))
         weights = None if weights is None else weights[:, chosen]
         positions = chain_positions(posterior, chains)

@@ -311,6 +311,7 @@ class Engine:
         cache = self.target.__dict__.setdefault("_compiled", {})
         key = (
             structure(self.sampler), spec_of(self.state), self.state.position.shape, self.state.position.dtype,
+            str(self.target.device),
             self.batches, self.plan, torch.get_num_threads(),
         )  # fmt: skip
         if key not in cache:

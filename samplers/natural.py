@@ -98,7 +98,7 @@ def missing_noise(
     Parameters
     ----------
     temperature, from_batch
-        T and T_mb ≤ T; a T of None stands for T_mb.
+        T and T_mb ≤ T; a T of None stands for T_mb. Where a schedule explores (T = 0) the noise of damping stays.
     """
     scale = (2 / (lr * target.num_data)) ** 0.5
     α = 0.0

@@ -23,7 +23,8 @@ class NGD:
     .. math:: ω ← ω − ε (F + δI)^{-1} ĝ
 
     Where the gradients of single examples have covariance F, minibatches of B drawn without replacement make the
-    temperature T_mb = (εN/2B)(1 − B/N), and the law is close to ``exp(−C/T_mb) |F|`` at δ = 0 (no drift).
+    temperature T_mb = (εN/2B)(1 − B/N), and in one dimension the law is close to ``exp(−C/T_mb) F`` at
+    δ = 0 (no drift); in more there is in general no closed form.
 
     **Approximate** in known ways. Damping cools: along an eigenvector of F with eigenvalue f the temperature is T_mb
     f/(f+δ) and the variance T_mb/(N(f+δ)(1 − a/2)), a = εf/(f+δ). There is no drift for the change of F. At a wrong

@@ -19,7 +19,7 @@ from .batches import Batches
 from .chains import Chains
 from .control import threads_for
 from .engine import Engine
-from .metrics.metric import smallest_eigenvalue
+from .metrics.metric import remedy
 from .progress import Progress
 from .provenance import describe, versions
 from .schedules import at_step
@@ -144,7 +144,7 @@ def sample(
                 f"checkpoint {checkpoint} belongs to another run; (there, here): {changed}; remove or rename it"
             )
     if resumed is None:
-        position = starting_positions(target, init, seed, ids, getattr(sampler, "temperature", 1.0))
+        position = starting_positions(target, init, seed, ids, made_by["temperature"] or 1.0)
         state = sampler.init(target, position, num_warmup)
     else:
         state = _restore(target, sampler, resumed, ids)
@@ -256,16 +256,11 @@ class _Run:
 
     def _remedy(self, chain: int) -> str:
         engine, row = self.engine, self.made_by["chain_ids"].index(chain)
-        metric = getattr(engine.sampler, "metric", None)
+        metric, found = getattr(engine.sampler, "metric", None), None
         if metric is not None:
             noise = Noise(engine.keys[0][row : row + 1], engine.stopped[row], engine.target.dtype)
-            smallest = smallest_eigenvalue(metric, engine.target, engine.state.position[row : row + 1], noise)
-            if not smallest > 0:
-                return (
-                    f"There its metric has {smallest:.3g} as smallest eigenvalue and is not positive definite: give it "
-                    "more damping, or add a multiple of the identity to it"
-                )
-        return "A smaller lr or step size usually helps"
+            found = remedy(metric, engine.target, engine.state.position[row : row + 1], noise)
+        return found or "A smaller lr or step size usually helps"
 
     def chains(self) -> Chains:
         """What has been drawn, with everything needed to go on."""
@@ -386,6 +381,13 @@ def _restore(target: Target, sampler: Any, chains: Chains, ids: list[int]) -> An
     if position.shape[1] != target.dim:
         raise ValueError(f"the chains have {position.shape[1]} coordinates, the target {target.dim}")
     fresh = sampler.init(target, position, 0)
+    unlike = [
+        name
+        for name, like in zip(leaf_names(fresh), leaves(fresh), strict=True)
+        if name not in chains.state or chains.state[name].shape != like.shape
+    ]
+    if unlike:
+        raise ValueError(f"the chains were drawn with other settings of the sampler: their state differs in {unlike}")
     saved = [chains.state[name].to(like) for name, like in zip(leaf_names(fresh), leaves(fresh), strict=True)]
     return rebuild(spec_of(fresh), saved)
 

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from .metrics.fisher import no_noise
-from .metrics.metric import INJECTED, Curvature, Metric, MetricValue
+from .metrics.metric import INJECTED, Curvature, Metric, MetricValue, no_noise
 from .natural import Drift, Measure, NaturalState, advance, check_settings, start
 from .schedules import Schedule, at_step, check_positive
 from .target import Batch, Target
@@ -30,7 +29,8 @@ class SGFS:
     S_mb. Ahn's ε is 2ε/N, and his γ = (N + B)/B is that of batches drawn with replacement.
 
     Target density: exp(−C/T), **exact** at every ε and B on a quadratic cost, whether or not the model is right, if H
-    and Σ are those of the cost; elsewhere **approximate**, a Gaussian with the curvature where H and Σ were taken.
+    and Σ are those of the cost; elsewhere **approximate**: with frozen H and Σ a Gaussian of the curvature where they
+    were taken, with a metric of the present position one whose drift is left out.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class SGFS:
         ends. Its damping is not used.
     hessian
         H = ∇²C/N, of the same structure, such as ``ConstantMetric`` or ``Fisher()``. None: Σ, right for a right model
-        and a flat prior.
+        and a flat prior. `Fisher` leaves out the prior's part of H.
     temperature
         T > 0.
     noise
@@ -79,8 +79,22 @@ class SGFS:
         for metric in metrics:
             metric.check(target, self.drift, self.measure, num_warmup)
             kinds.add(type(metric.curvature(target, few, no_noise(target))).__name__)
+            if getattr(metric, "refresh_every", 1) > 1 and getattr(metric, "average", None) is None:
+                raise ValueError("SGFS evaluates its metric at every step unless it averages: use refresh_every=1")
         if len(kinds) > 1:
             raise ValueError(f"metric and hessian must have one structure, got {sorted(kinds)}")
+        if "KroneckerCurvature" in kinds:
+            raise NotImplementedError(
+                "SGFS needs multiples and sums of curvatures, which are no Kronecker products: use "
+                'structure="dense", "quasi_diagonal" or "diagonal"'
+            )
+        if self.noise == 0 and "LowRankCurvature" in kinds:
+            raise ValueError("with fewer rows than parameters G is singular: give noise > 0")
+        if self.noise == 0 and batch_size in (None, target.num_data):
+            raise ValueError(
+                "with the full data and noise=0 nothing drives SGFS, it reflects about the mode for ever: give "
+                "noise > 0, or a batch_size below N"
+            )
 
     def init(self, target: Target, position: Float[Tensor, "chain dim"], num_warmup: int = 0) -> NaturalState:
         """Start every chain at its position."""

@@ -71,7 +71,7 @@ class SNGD:
 
     def check(self, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
         """Ask the metric, and whether the batch reaches the temperature."""
-        if batch_size is None and self.temperature is None:
+        if self.temperature is None and batch_size in (None, target.num_data):
             raise ValueError("SNGD takes its temperature from minibatch noise: give batch_size, or a temperature")
         check(self, target, batch_size, num_warmup)
 

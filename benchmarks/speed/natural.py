@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from langevin.samplers import NGD, SNGD, Fisher, Posterior, bernoulli, categorical
 from langevin.samplers.batches import Batches
-from langevin.samplers.metrics.fisher import no_noise
+from langevin.samplers.metrics.metric import no_noise
 from langevin.samplers.metrics.rows import exact_directions, rows_of
 from langevin.samplers.threefry import Noise
 from torch import nn

@@ -67,7 +67,12 @@ class DenseCurvature:
 
     def damped(self, damping: float) -> Dense:
         """F + δI."""
-        return Dense(cholesky(self.matrix + damping * torch.eye(self.matrix.shape[-1]).to(self.matrix)))
+        return Dense(
+            cholesky(
+                self.matrix
+                + damping * torch.eye(self.matrix.shape[-1], dtype=self.matrix.dtype, device=self.matrix.device)
+            )
+        )
 
 
 def cholesky(matrix: Float[Tensor, "chain dim dim"]) -> Float[Tensor, "chain dim dim"]:
@@ -88,3 +93,11 @@ def gram(rows: Float[Tensor, "chain row dim"]) -> Float[Tensor, "chain dim dim"]
 
     every = range(len(parts))
     return torch.cat([torch.cat([block(i, j) for j in every], -1) for i in every], -2)
+
+
+def eigh(matrix: Float[Tensor, "*chain n n"]) -> tuple[Float[Tensor, "*chain n"], Float[Tensor, "*chain n n"]]:
+    """Eigenvalues ≥ 0 and eigenvectors; NaN for matrices that are not finite, at which torch's eigh would raise."""
+    finite = torch.isfinite(matrix).all(-1).all(-1)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], matrix, identity))
+    return torch.where(finite[..., None], values.clamp_min(0), torch.nan), vectors

@@ -81,4 +81,5 @@ def log_det_gradient(
 
 def _unit_vectors(position: Float[Tensor, "chain dim"]) -> Float[Tensor, "dim chain dim"]:
     dim = position.shape[-1]
-    return torch.eye(dim).to(position)[:, None, :].expand(dim, *position.shape)
+    units = torch.eye(dim, dtype=position.dtype, device=position.device)
+    return units[:, None, :].expand(dim, *position.shape)

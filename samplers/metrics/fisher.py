@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import jvp, vjp, vmap
 from torch.utils._pytree import tree_map_only
 
 from .. import data as data_
 from ..batches import Batches
 from ..control import choose
+from ..likelihoods import without_validation
 from ..posterior import Posterior
 from ..target import Target
 from ..threefry import Noise
@@ -25,13 +26,13 @@ from .kronecker import KroneckerCurvature
 from .labels import draw_labels
 from .layers import Layers, Signals, complete_layers, layers_of
 from .low_rank import LowRankCurvature
-from .metric import Curvature, MetricValue
+from .metric import Curvature, MetricValue, no_noise
 from .quasi_diagonal import QuasiDiagonalCurvature
 from .rows import exact_directions, rows_of, score_directions
 from .settings import Kind, Structure, check_settings
 
 _ELEMENTS = 2**24  # numbers of the rows held at once
-_INPUTS_KEY = 0x3C6EF372  # inputs of its own: never those of the gradient's minibatch
+_INPUTS_KEY = 0x3C6EF372  # inputs are drawn independently of the gradient's minibatch
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Fisher:
     damping
         δ ≥ 0. It cools directions whose curvature is not well above it, see `NGD`.
     inputs
-        Over which inputs to average: None, all of the data; a number n, as many drawn anew at every step, never those
+        Over which inputs to average: None, all of the data; a number n, as many drawn anew at every step, independently
         of the gradient's minibatch; or inputs, in the form of the posterior's.
     average
         Coefficient c in (0, 1) of a moving average over steps, F ← cF + (1−c)F̂, begun as a plain mean; of
@@ -178,13 +179,17 @@ class Fisher:
             )
             raise NotImplementedError(
                 f'{what}: drift="{drift}" with measure="{measure}" needs derivatives that this metric does not have; '
-                'use drift="midpoint" or "none" with measure="lebesgue", or '
-                + ('kind="exact"' if kind == "sampled" else "rank=None")
+                'use drift="midpoint" or "none" with measure="lebesgue", or ' + self._smooth_alternative(kind)
             )
         if self.structure in ("quasi_diagonal", "kronecker"):
             self._check_layers(target)
         if self.damping == 0:
             self._check_regular(target)
+
+    def _smooth_alternative(self, kind: Kind) -> str:
+        if kind != "sampled":
+            return "rank=None"
+        return 'kind="exact"' if self.kind == "sampled" else "a likelihood with a method `fisher(outputs)`"
 
     def _check_layers(self, target: Posterior) -> None:
         layers = layers_of(target)
@@ -244,9 +249,9 @@ class Fisher:
 
         def costs_at(at: Tensor) -> Tensor:
             outputs = outputs_at(at)
-            assert targets is not None
-            log_prob = target.distribution(outputs).log_prob(targets)
-            return -log_prob.reshape(*outputs.shape[:2], -1).sum(-1)
+            with without_validation():
+                log_prob = vmap(lambda o, y: target.likelihood(o).log_prob(y), in_dims=(0, None if shared else 0))
+                return -log_prob(outputs, targets).reshape(*outputs.shape[:2], -1).sum(-1)
 
         function = outputs_at if self.kind == "exact" else costs_at
         value, along = jvp(function, (position,), (vector,))  # pyright: ignore[reportAssignmentType]
@@ -317,7 +322,8 @@ class Fisher:
         if self.inputs is None:
             return posterior.inputs, posterior.targets, True
         if isinstance(self.inputs, int):
-            index = Batches(posterior.num_data, self.inputs).indices(noise.keys ^ _INPUTS_KEY, noise.step)
+            step = noise.step - noise.step % self.refresh_every  # the drift needs the inputs of the metric it is for
+            index = Batches(posterior.num_data, self.inputs).indices(noise.keys ^ _INPUTS_KEY, step)
             return data_.take(posterior.inputs, index), posterior.targets[index], False
         return data_.cast(self.inputs, posterior.device, posterior.dtype), None, True
 
@@ -351,12 +357,6 @@ class Fisher:
 
         memory = choose(due, refreshed, memory)
         return memory.value, memory
-
-
-def no_noise(target: Target, num_chains: int = 1) -> Noise:
-    """Random numbers for looking at a metric outside of any chain."""
-    keys = torch.zeros(num_chains, 2, dtype=torch.int32, device=target.device)
-    return Noise(keys, torch.zeros((), dtype=torch.int64, device=target.device), target.dtype)
 
 
 def _without_rows(structure: Structure, layers: Layers, signals: Signals) -> Curvature:

@@ -49,6 +49,11 @@ class MetricFunction:
         """Evaluate once and check shape, symmetry and sign."""
         matrix = self.function(target.default_position())
         _check_matrix(matrix, target.dim, "the metric function at the target's own position")
+        if matrix.dtype != target.dtype or matrix.device != target.device:
+            raise ValueError(
+                f"the metric function returns {matrix.dtype} on {matrix.device} for positions in {target.dtype} on "
+                f"{target.device}: make its tensors like its argument"
+            )
 
     def curvature(
         self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise
@@ -96,6 +101,8 @@ class ConstantMetric:
     matrix: Tensor
 
     def __post_init__(self):
+        if not isinstance(self.matrix, Tensor) or not self.matrix.is_floating_point():
+            raise ValueError(f"the constant metric must be a tensor of floating-point numbers, got {self.matrix!r}")
         _check_matrix(self.matrix, self.matrix.shape[-1] if self.matrix.ndim else 0, "the constant metric")
         curvature = DenseCurvature(self.matrix) if self.matrix.ndim == 2 else DiagonalCurvature(self.matrix)
         object.__setattr__(self, "_value", curvature.damped(0.0))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .dense import gram
+from .dense import eigh, gram
 from .layers import Layers, Signals
 
 Blocks = list[Float[Tensor, "chain out homogeneous"]]
@@ -56,12 +56,12 @@ class Kronecker:
         return self._from_eigenbasis(self._to_eigenbasis(vector) * self.eigenvalues)
 
     def factor(self, noise: Float[Tensor, "chain dim"]) -> Float[Tensor, "chain dim"]:
-        """U √Λ ξ."""
-        return self._from_eigenbasis(self.eigenvalues.sqrt() * noise)
+        """U √Λ Uᵀ ξ: the symmetric root, which is the same for every choice of eigenvectors."""
+        return self._from_eigenbasis(self.eigenvalues.sqrt() * self._to_eigenbasis(noise))
 
     def sample_noise(self, noise: Float[Tensor, "chain dim"]) -> Float[Tensor, "chain dim"]:
-        """U ξ / √Λ."""
-        return self._from_eigenbasis(noise / self.eigenvalues.sqrt())
+        """U Λ^(−½) Uᵀ ξ."""
+        return self._from_eigenbasis(self._to_eigenbasis(noise) / self.eigenvalues.sqrt())
 
     def log_det(self) -> Float[Tensor, " chain"]:
         """Σ log(λ_S λ_A + δ)."""
@@ -129,7 +129,7 @@ class KroneckerCurvature:
 
     def damped(self, damping: float) -> Kronecker:
         """S⊗A + δI."""
-        outputs, inputs = ([_eigh(matrix) for matrix in part] for part in (self.outputs, self.inputs))
+        outputs, inputs = ([eigh(matrix) for matrix in part] for part in (self.outputs, self.inputs))
         products = [of_S[:, :, None] * of_A[:, None, :] for (of_S, _), (of_A, _) in zip(outputs, inputs, strict=True)]
         values = join(products, self.outside) + damping
         values = values.where(values > 0, float("nan"))
@@ -159,11 +159,3 @@ def restore(vector: Float[Tensor, "chain dim"], order: Int[Tensor, "chain dim"])
 def _in_basis(matrix: Tensor, vectors: Tensor) -> Tensor:
     """Diagonal of Uᵀ M U."""
     return (vectors * (matrix @ vectors)).sum(-2)
-
-
-def _eigh(matrix: Float[Tensor, "chain n n"]) -> tuple[Float[Tensor, "chain n"], Float[Tensor, "chain n n"]]:
-    """Eigenvalues ≥ 0 and eigenvectors; NaN values for matrices that are not finite, at which eigh would raise."""
-    finite = torch.isfinite(matrix).all(-1).all(-1)
-    identity = torch.eye(matrix.shape[-1]).to(matrix)
-    values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], matrix, identity))
-    return torch.where(finite[:, None], values.clamp_min(0), torch.nan), vectors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.func import vmap
 
 from ..likelihoods import without_validation
 from ..posterior import Posterior
@@ -22,14 +23,15 @@ def draw_labels(
     drawn from with a generator seeded from the chain's key.
     """
     shape = (num_labels, outputs.shape[1], *posterior.targets.shape[1:])
-    distribution = posterior.distribution(outputs[:, None].expand(-1, num_labels, *outputs.shape[1:]).detach())
     uniform = noise.uniform(torch.Size(shape).numel(), LABELS).clamp_max(1 - 2.0**-24).reshape(-1, *shape)
     invert = getattr(posterior.likelihood, "labels", None)
     with without_validation():
         if invert is not None:
             return invert(outputs[:, None].detach(), uniform)
         try:
-            return distribution.icdf(uniform)
+            return vmap(vmap(lambda o, u: posterior.likelihood(o).icdf(u), in_dims=(None, 0)))(
+                outputs.detach(), uniform
+            )
         except NotImplementedError:
             return _by_generator(posterior, outputs.detach(), noise, num_labels)
 

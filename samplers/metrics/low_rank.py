@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .dense import cholesky
+from .dense import cholesky, eigh
 
 
 @dataclass
@@ -80,12 +80,16 @@ class LowRankCurvature:
         """F + δI."""
         gram = self.rows @ self.rows.mT
         delta = torch.as_tensor(damping, dtype=gram.dtype, device=gram.device)
-        return LowRank(self.rows, cholesky(gram + delta * torch.eye(gram.shape[-1]).to(gram)), delta)
+        return LowRank(
+            self.rows, cholesky(gram + delta * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)), delta
+        )
 
     def truncated(self, rank: int) -> LowRankCurvature:
         """The `rank` leading eigenvectors: X ← UᵀX from XXᵀ = UΛUᵀ (Le Roux et al. 2007); zeros if too few rows."""
         num_rows = self.rows.shape[-2]
         if rank >= num_rows:
             return LowRankCurvature(torch.nn.functional.pad(self.rows, (0, 0, 0, rank - num_rows)))
-        _, vectors = torch.linalg.eigh(self.rows @ self.rows.mT)  # ascending
-        return LowRankCurvature(vectors[..., -rank:].mT @ self.rows)
+        vectors = eigh(self.rows @ self.rows.mT)[1][..., -rank:]  # the last are the largest
+        # Rounding decides the signs of eigenvectors, and noise must not depend on it.
+        largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+        return LowRankCurvature(torch.where(largest < 0, -vectors, vectors).mT @ self.rows)

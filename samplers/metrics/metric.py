@@ -18,14 +18,32 @@ INJECTED, DAMPING, PROBE, LABELS = 0, 1, 2, 3
 _EIGENVALUES = 1000  # parameters up to which the smallest eigenvalue is worked out
 
 
+def no_noise(target: Target, num_chains: int = 1) -> Noise:
+    """Random numbers for looking at a metric outside of any chain."""
+    keys = torch.zeros(num_chains, 2, dtype=torch.int32, device=target.device)
+    return Noise(keys, torch.zeros((), dtype=torch.int64, device=target.device), target.dtype)
+
+
 def smallest_eigenvalue(metric: Metric, target: Target, position: Float[Tensor, "1 dim"], noise: Noise) -> float:
-    """Of G at one position; ∞ where it is too large to tell."""
+    """Of G at one position; ∞ where it is too large to tell, or not finite."""
     dim = target.dim
     if dim > _EIGENVALUES:
         return float("inf")
+    curvature = metric.curvature(target, position, noise)
     units = torch.eye(dim, dtype=position.dtype, device=position.device)
-    matrix = torch.stack([metric.product(target, position, noise, unit[None])[0] for unit in units])
-    return float(torch.linalg.eigvalsh(matrix.double())[0]) if bool(torch.isfinite(matrix).all()) else float("nan")
+    matrix = torch.cat([curvature.multiply(unit[None]) for unit in units]) + metric.damping * units
+    return float(torch.linalg.eigvalsh(matrix.double())[0]) if bool(torch.isfinite(matrix).all()) else float("inf")
+
+
+def remedy(metric: Metric, target: Target, position: Float[Tensor, "1 dim"], noise: Noise) -> str | None:
+    """What to do about a chain that stopped here, if its metric is to blame."""
+    smallest = smallest_eigenvalue(metric, target, position, noise)
+    if smallest > 0:
+        return None
+    return (
+        f"There its metric has {smallest:.3g} as smallest eigenvalue and is not positive definite: give it more "
+        "damping, or add a multiple of the identity to it"
+    )
 
 
 class MetricValue(Protocol):

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..likelihoods import without_validation
 from ..posterior import Posterior
+from .dense import eigh
 from .layers import complete_layers
 
 Directions = Float[Tensor, "chain batch direction ..."]
@@ -42,8 +43,8 @@ def output_root(likelihood: Any, outputs: Float[Tensor, "chain batch ..."]) -> T
     information = likelihood.fisher(outputs)
     if information.shape == outputs.shape:
         return information.sqrt()
-    values, vectors = torch.linalg.eigh(information)
-    return vectors * values.clamp_min(0).sqrt()[..., None, :]
+    values, vectors = eigh(information)
+    return (vectors * values.sqrt()[..., None, :]) @ vectors.mT  # the symmetric root: no choice of eigenvectors in it
 
 
 def score_directions(

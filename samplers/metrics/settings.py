@@ -28,6 +28,8 @@ def check_settings(fisher: Fisher) -> None:
             raise ValueError(f"{name} must be a whole number ≥ 1, got {value!r}")
     if fisher.centered and fisher.kind != "empirical":
         raise ValueError('centered=True is for kind="empirical"; the gradients of the other kinds have mean zero')
+    if fisher.centered and fisher.inputs == 1:
+        raise ValueError("a covariance needs two examples or more: centered=True with inputs=1 has none")
     if fisher.kind == "empirical" and not isinstance(fisher.inputs, (int, type(None))):
         raise ValueError('kind="empirical" needs observed labels: use inputs=None or a number of examples')
     if fisher.structure == "low_rank" and fisher.damping == 0:

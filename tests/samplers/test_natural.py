@@ -14,6 +14,7 @@ from langevin.samplers import (
     Posterior,
     RiemannianLangevin,
     bernoulli,
+    categorical,
     kfac_langevin,
     natural_langevin,
     sample,
@@ -56,6 +57,35 @@ def close(one, other):
 def test_a_chain_alone_is_the_same_chain(posterior, name):
     together, alone = draw(posterior, name), draw(posterior, name, chain_ids=[2])
     assert torch.allclose(together.draws["weight"][2], alone.draws["weight"][0], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("settings", [{"structure": "kronecker"}, {"structure": "low_rank", "rank": 10}])
+def test_noise_does_not_depend_on_the_choice_of_eigenvectors(settings):
+    """Rounding decides it, so a chain alone would be another one; softmax gradients span one dimension too few."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 4))
+    posterior = Posterior(model, categorical, (torch.randn(40, 8), torch.randint(0, 4, (40,))))
+    sampler = RiemannianLangevin(lr=0.05, metric=Fisher(damping=0.1, **settings))
+    runs = [
+        sample(posterior, sampler, num_samples=10, init="prior", progress=False, compile=False, chain_ids=ids)
+        for ids in ([0, 1, 2, 3], [2])
+    ]
+    torch.testing.assert_close(runs[0].draws["0.weight"][2], runs[1].draws["0.weight"][0], rtol=1e-3, atol=1e-3)
+
+
+def test_chains_of_another_law_are_not_continued(posterior):
+    jeffreys = draw(posterior, "midpoint")
+    for sampler in (
+        SNGD(lr=0.1, metric=FISHER, measure="lebesgue"),
+        SNGD(lr=0.1, metric=Fisher(refresh_every=2), drift="probe"),
+    ):
+        with pytest.raises(ValueError, match="with other settings of the sampler"):
+            sample(posterior, sampler, num_samples=1, batch_size=20, init=jeffreys, progress=False)
+
+
+def test_an_overdispersed_start_at_the_temperature_of_the_batch(posterior):
+    chains = draw(posterior, "midpoint", init="overdispersed", num_samples=2)
+    assert bool(torch.isfinite(chains.draws["weight"]).all())
 
 
 @pytest.mark.parametrize("name", ["midpoint", "average", "refresh", "Kronecker"])

@@ -181,6 +181,21 @@ def test_sgfs_refuses_two_structures():
         sample(posterior, sampler, num_samples=1, batch_size=6, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("metric", "batch_size", "error", "message"),
+    [
+        (Fisher(), None, ValueError, "nothing drives SGFS"),
+        (Fisher(), NUM_DATA, ValueError, "nothing drives SGFS"),
+        (Fisher(damping=0.1, refresh_every=2), 6, ValueError, "use refresh_every=1"),
+        (Fisher(damping=0.1, structure="low_rank"), 6, ValueError, "give noise > 0"),
+    ],
+)
+def test_sgfs_refuses_what_it_cannot_sample_with(metric, batch_size, error, message):
+    posterior, *_ = scaled_problem(True)
+    with pytest.raises(error, match=message):
+        sample(posterior, SGFS(lr=0.1, metric=metric), num_samples=1, batch_size=batch_size, progress=False)
+
+
 def test_ngd_on_logistic_regression_has_the_law_of_the_draw():
     """The paper's first experiment: F at the mode differs from the draw's Σ by tens of per cent, and damping counts.
 

@@ -11,7 +11,7 @@ from langevin.samplers import (
     bernoulli,
     sample,
 )
-from langevin.samplers.metrics.fisher import no_noise
+from langevin.samplers.metrics.metric import no_noise
 from torch import nn
 
 from tests.validity.replicates import draw_from_grid, extrapolated_z
