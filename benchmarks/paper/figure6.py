@@ -147,14 +147,15 @@ def main() -> None:
             arguments.csv = default.with_stem(f"figure6_{name}") if arguments.csv == default else arguments.csv
             arguments.image = f"figure6_{name}" if arguments.image == "figure6" else arguments.image
     rows = collect(arguments, lambda: run(grid, arguments.repetitions, arguments.device))
-    figure, axes = panels(2)
+    titles = [f"(a) N = {grid.num_data[0]}"] + [f"(b) ε = {grid.middle_lr}"] * (len(grid.num_data) > 1)
+    figure, axes = panels(len(titles))
     for style, lr in enumerate(grid.lrs):
         own = {"num_data": grid.num_data[0], "lr": lr}
         curve(axes[0], rows, "asked_temperature", "ensemble_cross_entropy", f"ε = {lr}", style, **own)
-    for style, num_data in enumerate(grid.num_data):
+    for style, num_data in enumerate(grid.num_data if len(titles) > 1 else ()):
         own = {"num_data": num_data, "lr": grid.middle_lr}
         curve(axes[1], rows, "asked_temperature", "ensemble_cross_entropy", f"N = {num_data}", style, **own)
-    for panel, title in zip(axes, (f"(a) N = {grid.num_data[0]}", f"(b) ε = {grid.middle_lr}"), strict=True):
+    for panel, title in zip(axes, titles, strict=True):
         mark(panel, 1.0, "T = 1")
         panel.set(xscale="log", xlabel="temperature T", ylabel="ensemble's test cross-entropy, nats", title=title)
         panel.set_xticks(grid.temperatures, [f"{t:g}" for t in grid.temperatures])
