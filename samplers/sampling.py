@@ -381,12 +381,8 @@ def _restore(target: Target, sampler: Any, chains: Chains, ids: list[int]) -> An
     if position.shape[1] != target.dim:
         raise ValueError(f"the chains have {position.shape[1]} coordinates, the target {target.dim}")
     fresh = sampler.init(target, position, 0)
-    unlike = [
-        name
-        for name, like in zip(leaf_names(fresh), leaves(fresh), strict=True)
-        if name not in chains.state or chains.state[name].shape != like.shape
-    ]
-    if unlike:
+    shapes = {name: leaf.shape for name, leaf in zip(leaf_names(fresh), leaves(fresh), strict=True)}
+    if unlike := [name for name, shape in shapes.items() if getattr(chains.state.get(name), "shape", None) != shape]:
         raise ValueError(f"the chains were drawn with other settings of the sampler: their state differs in {unlike}")
     saved = [chains.state[name].to(like) for name, like in zip(leaf_names(fresh), leaves(fresh), strict=True)]
     return rebuild(spec_of(fresh), saved)

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
-from torch.utils._pytree import tree_map_only
 
 from .. import data as data_
 from ..batches import Batches
@@ -28,10 +27,9 @@ from .layers import Layers, Signals, complete_layers, layers_of
 from .low_rank import LowRankCurvature
 from .metric import Curvature, MetricValue, no_noise
 from .quasi_diagonal import QuasiDiagonalCurvature
-from .rows import exact_directions, rows_of, score_directions
+from .rows import chunks_of, exact_directions, rows_of, score_directions, take_chunk
 from .settings import Kind, Structure, check_settings
 
-_ELEMENTS = 2**24  # numbers of the rows held at once
 _INPUTS_KEY = 0x3C6EF372  # inputs are drawn independently of the gradient's minibatch
 
 
@@ -296,8 +294,8 @@ class Fisher:
                 return QuasiDiagonalCurvature.of_rows(rows, layers_of(target).bias_of)
             return DiagonalCurvature(rows.square().sum(1))
 
-        chunks = _chunks(size, len(position) * num_directions * target.dim, position.device)
-        parts = [of_chunk(*_take(inputs, directions, chunk, shared)) for chunk in chunks]
+        chunks = chunks_of(size, len(position) * num_directions * target.dim, position.device)
+        parts = [of_chunk(*take_chunk(inputs, directions, chunk, shared)) for chunk in chunks]
         total = functools.reduce(lambda one, other: one.plus(other), parts)
         return total.truncated(self.rank) if isinstance(total, LowRankCurvature) and self.rank else total
 
@@ -388,16 +386,3 @@ def _kronecker(
         outside = rows[..., layers.order[first:]].square().sum(1)
     signals = layers.signals(posterior, position, inputs, directions, shared)
     return KroneckerCurvature.of_signals(layers, signals, outside, size)
-
-
-def _chunks(size: int, per_example: int, device: torch.device) -> tuple[Tensor | None, ...]:
-    """Indices of examples whose rows are looked at together; None for all of them."""
-    at_once = max(1, _ELEMENTS // per_example)
-    return (None,) if at_once >= size else torch.arange(size, device=device).split(at_once)
-
-
-def _take(inputs: Any, directions: Tensor, chunk: Tensor | None, shared: bool) -> tuple[Any, Tensor]:
-    if chunk is None:
-        return inputs, directions
-    dim = 0 if shared else 1
-    return tree_map_only(Tensor, lambda leaf: leaf.index_select(dim, chunk), inputs), directions[:, chunk]

@@ -20,6 +20,8 @@ from ..posterior import Posterior
 from .dense import eigh
 from .layers import complete_layers
 
+_ELEMENTS = 2**24  # numbers of the rows held at once
+
 Directions = Float[Tensor, "chain batch direction ..."]
 
 
@@ -78,3 +80,17 @@ def rows_of(
 
     of_chain = vmap(of_example, in_dims=(None, 0, 0))
     return vmap(of_chain, in_dims=(0, None if shared else 0, 0))(position, inputs, directions).flatten(1, 2)
+
+
+def chunks_of(size: int, per_example: int, device: torch.device) -> tuple[Tensor | None, ...]:
+    """Indices of examples whose rows are looked at together; None for all of them."""
+    at_once = max(1, _ELEMENTS // per_example)
+    return (None,) if at_once >= size else torch.arange(size, device=device).split(at_once)
+
+
+def take_chunk(inputs: Any, directions: Tensor, chunk: Tensor | None, shared: bool) -> tuple[Any, Tensor]:
+    """Inputs and directions of these examples."""
+    if chunk is None:
+        return inputs, directions
+    dim = 0 if shared else 1
+    return tree_map_only(Tensor, lambda leaf: leaf.index_select(dim, chunk), inputs), directions[:, chunk]

@@ -8,7 +8,7 @@ from langevin.samplers import (
     categorical,
 )
 from langevin.samplers.metrics import divergence, log_det_gradient
-from langevin.samplers.metrics import fisher as fisher_module
+from langevin.samplers.metrics import rows as rows_module
 from langevin.samplers.metrics.dense import gram
 from langevin.samplers.metrics.low_rank import LowRank
 from langevin.samplers.metrics.rows import exact_directions
@@ -65,7 +65,7 @@ def test_trace_and_chunks(structure, monkeypatch):
     F = columns(other.multiply, posterior.dim)
     expected = torch.linalg.solve(columns(value.multiply, posterior.dim), F).diagonal(dim1=1, dim2=2).sum(-1)
     torch.testing.assert_close(value.trace(other), expected)
-    monkeypatch.setattr(fisher_module, "_ELEMENTS", 4 * 3 * posterior.dim * CHAINS)
+    monkeypatch.setattr(rows_module, "_ELEMENTS", 4 * 3 * posterior.dim * CHAINS)
     chunked = metric.at(posterior, position, noise)
     torch.testing.assert_close(columns(chunked.multiply, posterior.dim), columns(value.multiply, posterior.dim))
 
