@@ -161,7 +161,9 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
                 "temperature",
                 f"The nominal temperature is {num(nominal)}: these are steps of an optimiser, not draws of a "
                 "posterior.",
-                "Sample with `temperature=1.0`.",
+                "Sample with `temperature=1.0`."
+                if "temperature" in (attrs.get("settings") or {})
+                else "Take another sampler; this one has no temperature.",
             )
         ]
     if not math.isfinite(value + error):
@@ -230,6 +232,8 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
 
 def _law(attrs: dict) -> list[Finding]:
     """What the chains draw from, where that is not the posterior itself."""
+    if other := attrs.get("law"):
+        return [Finding(NOTE, "law", f"The draws are not from the posterior but from {other}.")]
     temperature, settings = attrs.get("temperature"), attrs.get("settings") or {}
     tempered = isinstance(temperature, float) and temperature > 0 and abs(math.log(temperature)) > math.log(1.1)
     jeffreys = settings.get("measure") == "jeffreys"

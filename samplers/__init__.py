@@ -1,6 +1,9 @@
 """Draws chains of parameters from the posterior of a PyTorch model."""
 
+from .adabayes import AdaBayes, AdaBayesFP
+from .asgld import ASGLD
 from .chains import Chains
+from .constant_sgd import ConstantSGD
 from .hmc import HMC
 from .likelihoods import bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
 from .log_density import LogDensity
@@ -9,22 +12,37 @@ from .mode import find_mode
 from .named import kfac_langevin, natural_langevin
 from .ngd import NGD
 from .posterior import Posterior
+from .psgld import PSGLD
 from .riemannian import RiemannianLangevin
 from .sampling import sample
+from .scaling import scale_to_batch
 from .schedules import Cyclical, Polynomial
+from .second_order import SecondOrderSGD
 from .sgfs import SGFS
+from .sghmc import SGHMC
 from .sgld import SGLD
+from .sgnht import SGNHT
 from .sngd import SNGD
 from .temperature import batch_size_for, temperature_of
+from .vadam import Vadam
+from .von import VON
 
 __all__ = [
+    "ASGLD",
     "HMC",
     "NGD",
+    "PSGLD",
     "SGFS",
+    "SGHMC",
     "SGLD",
+    "SGNHT",
     "SNGD",
+    "VON",
+    "AdaBayes",
+    "AdaBayesFP",
     "Chains",
     "ConstantMetric",
+    "ConstantSGD",
     "Cyclical",
     "Fisher",
     "LogDensity",
@@ -32,6 +50,8 @@ __all__ = [
     "Polynomial",
     "Posterior",
     "RiemannianLangevin",
+    "SecondOrderSGD",
+    "Vadam",
     "batch_size_for",
     "bernoulli",
     "categorical",
@@ -42,5 +62,6 @@ __all__ = [
     "natural_langevin",
     "poisson",
     "sample",
+    "scale_to_batch",
     "temperature_of",
 ]

@@ -68,6 +68,7 @@ class Posterior:
         self._buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
         self.prior = prior
         self._priors = _match_priors(prior, self.layout)
+        self._anchor: tuple[Tensor, Tensor, Tensor] | None = None
         inputs, targets = data_.as_tensors(data)
         self.num_data = data_.check(inputs, targets)
         self.inputs = data_.cast(inputs, self.device, self.dtype)
@@ -193,8 +194,54 @@ class Posterior:
     def cost_and_gradient(
         self, position: Float[Tensor, "chain dim"], batch: Batch = None
     ) -> tuple[Float[Tensor, " chain"], Float[Tensor, "chain dim"]]:
-        """C and the gradient of the mean cost, ĝ = (1/B) Σ_b ∇L_b + (1/N) ∇R."""
-        return cost_and_gradient(self, position, batch)
+        """C and the gradient of the mean cost, ĝ = (1/B) Σ_b ∇L_b + (1/N) ∇R; see also `with_control_variate`."""
+        cost, ĝ = cost_and_gradient(self, position, batch)
+        if self._anchor is None or batch is None:
+            return cost, ĝ
+        anchor, anchor_cost, anchor_gradient = self._anchor
+        batch_cost, batch_gradient = cost_and_gradient(self, anchor.expand_as(position), batch)
+        correction = anchor_gradient - batch_gradient
+        slope = self.num_data * ((position - anchor) * correction).sum(-1)
+        return cost + (anchor_cost - batch_cost) + slope, ĝ + correction
+
+    def with_control_variate(self, position: Float[Tensor, " dim"] | Mapping[str, Tensor]) -> Self:
+        """This posterior with a control variate in its minibatch gradients (Baker et al. 2019).
+
+        ĝ(ω) becomes ĝ(ω) − ĝ(ω̂) + g(ω̂), both ĝ from the same batch, which leaves its mean as it is. Its variance,
+        and with it the temperature that minibatch noise adds, falls with the distance of ω from ω̂: to 0 for a Gaussian
+        mean, little where parameters are far from ω̂. A step costs twice as much. The estimate of C gets the same
+        treatment, to first order.
+
+        Parameters
+        ----------
+        position
+            ω̂, as a rule the mode, from `find_mode`.
+
+        Raises
+        ------
+        ValueError
+            For a position of another shape, or where cost or gradient are not finite.
+        """
+        anchor = self.ravel(position) if isinstance(position, Mapping) else torch.as_tensor(position)
+        if anchor.shape != (self.dim,):
+            raise ValueError(f"a control variate needs one position of shape ({self.dim},), got {tuple(anchor.shape)}")
+        anchor = anchor.detach().to(device=self.device, dtype=self.dtype)
+        cost, gradient = cost_and_gradient(self, anchor[None], None)
+        if not bool(torch.isfinite(cost).all() and torch.isfinite(gradient).all()):
+            raise ValueError(f"the cost at the control variate's position is {float(cost)}, or its gradient not finite")
+        varied = copy.copy(self)
+        varied.__dict__.pop("_compiled", None)
+        varied._anchor = anchor, cost, gradient
+        return varied
+
+    @property
+    def has_control_variate(self) -> bool:
+        """Whether minibatch gradients are those of `with_control_variate`."""
+        return self._anchor is not None
+
+    def prior_of(self, name: str) -> Distribution | None:
+        """The prior of one parameter; None if it is flat."""
+        return self._priors[name]
 
     def default_position(self) -> Float[Tensor, " dim"]:
         """The model's own weights."""
@@ -236,7 +283,7 @@ class Posterior:
             return self
         moved = copy.copy(self)
         moved.device, moved.dtype = device, dtype
-        for attribute in ("_default", "_fixed", "_buffers", "inputs", "targets"):
+        for attribute in ("_default", "_fixed", "_buffers", "_anchor", "inputs", "targets"):
             setattr(moved, attribute, data_.cast(getattr(self, attribute), device, dtype))
         return moved
 

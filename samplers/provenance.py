@@ -20,6 +20,7 @@ def describe(
     return {
         "sampler": type(sampler).__name__,
         "settings": _settings_fields(sampler),
+        "law": getattr(sampler, "law", None),
         "num_data": target.num_data,
         "dim": target.dim,
         "batch_size": batch_size,

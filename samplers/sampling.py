@@ -26,7 +26,7 @@ from .schedules import at_step
 from .starts import Init, starting_positions
 from .target import Target
 from .temperature import batch_heat
-from .threefry import Noise
+from .threefry import MOMENTA, Noise, chain_keys
 from .tree import leaf_names, leaves, rebuild, spec_of
 
 CHECKPOINT_SECONDS = 60.0
@@ -130,6 +130,11 @@ def sample(
             f'{type(sampler).__name__} counts on the heat of independent minibatches; batches="epoch" heats a chain '
             'several times less: use batches="independent"'
         )
+    if getattr(target, "has_control_variate", False) and getattr(sampler, "counts_minibatch", False):
+        raise ValueError(
+            f"{type(sampler).__name__} counts on the whole heat of minibatch noise, and a control variate takes most "
+            "of it away: use the posterior without it, or a sampler that injects its noise"
+        )
     if hasattr(sampler, "check"):
         sampler.check(target, batch_size, None if isinstance(init, Chains) else num_warmup)
     columns, names = _columns(target, keep)
@@ -146,6 +151,9 @@ def sample(
     if resumed is None:
         position = starting_positions(target, init, seed, ids, made_by["temperature"] or 1.0)
         state = sampler.init(target, position, num_warmup)
+        if hasattr(sampler, "thermalise"):
+            keys = chain_keys(seed, torch.tensor(ids, device=target.device), MOMENTA)
+            state = sampler.thermalise(target, state, Noise(keys, state.step, target.dtype))
     else:
         state = _restore(target, sampler, resumed, ids)
     engine = Engine(target, sampler, source, state, seed=seed, chain_ids=ids, thinning=thinning)
@@ -294,14 +302,16 @@ class _Run:
 
     def _batch_heat(self) -> float | None:
         engine = self.engine
-        lr, _ = at_step(getattr(engine.sampler, "lr", None), engine.state.step)
+        preconditioned = hasattr(engine.sampler, "preconditioner")
+        # A preconditioner without an lr is all of the step.
+        lr, _ = at_step(getattr(engine.sampler, "lr", 1.0 if preconditioned else None), engine.state.step)
         alive = engine.stopped < 0
         if engine.batches is None:
             return 0.0
-        if lr is None or not bool(alive.any()):
+        if lr is None or not bool(alive.any()) or getattr(engine.sampler, "absorbs_minibatch", False):
             return None
         state, (noise_keys, batch_keys), solve = engine.state, engine.keys, None
-        if hasattr(engine.sampler, "preconditioner"):
+        if preconditioned:
             batch = engine.batches.indices(batch_keys, state.step)
             noise = Noise(noise_keys, state.step, engine.target.dtype)
             solve = engine.sampler.preconditioner(engine.target, state, batch, noise)[0].solve

@@ -111,6 +111,13 @@ def check_positive(**settings: Any) -> None:
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
+def check_fraction(**settings: Any) -> None:
+    """Raise a ValueError that names the first setting which is not a number in [0, 1)."""
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+
+
 def check_temperature(temperature: Any) -> None:
     """Raise a ValueError unless `temperature` is a finite number ≥ 0; at 0 a sampler is an optimiser."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:

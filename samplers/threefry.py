@@ -22,7 +22,7 @@ ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 KEY_PARITY = 0x1BD11BDA
 
 # What a chain's numbers are for; each purpose has a key of its own.
-NOISE, BATCHES, INIT = 0, 1, 2
+NOISE, BATCHES, INIT, MOMENTA = 0, 1, 2, 3
 
 # A step's normals are counted by index; the top three bits of the index tell independent streams of one step apart.
 MAX_STREAMS = 8
@@ -64,7 +64,7 @@ def chain_keys(seed: int, chain_ids: Int[Tensor, " chain"], purpose: int) -> Int
     chain_ids
         The chains' numbers, which alone (with the seed) decide what they draw.
     purpose
-        `NOISE`, `BATCHES` or `INIT`.
+        `NOISE`, `BATCHES`, `INIT` or `MOMENTA`.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be an integer in [0, 2**64), got {seed}")
