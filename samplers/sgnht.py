@@ -59,7 +59,7 @@ class SGNHT:
     Target density: exp(−C/T) as ε → 0, with gradient noise that has the same variance s² in all directions and at all
     positions whatever s² is; and then ζ ~ N(A + Nhs²/(2T), 1/(Dτ²)). **Approximate** where gradient noise differs by
     direction (the thermostat holds the mean over directions only), at a finite ε by O(ε), and where ζh is not small:
-    the variance on a quadratic cost is 0.994 times the right one at ζh = 0.24 and 0.973 at 0.39. The kinetic
+    on C = ω²/2 at h = 0.1 the variance is 0.988 at ζh = 0.24 and 0.966 at 0.41. The kinetic
     temperature is T by construction and proves nothing; look at the configurational one,
     `langevin.diagnostics.temperature`.
 
@@ -112,8 +112,13 @@ class SGNHT:
         )
 
     def thermalise(self, target: Target, state: SGNHTState, noise: Noise) -> SGNHTState:
-        """Draw p ~ N(0, T/N), the law that it has at stationarity."""
-        return replace(state, velocity=(self.temperature / target.num_data) ** 0.5 * noise.normal(target.dim))
+        """Draw p ~ N(0, T/N) and ζ ~ N(A, 1/(Dτ²)), their laws at stationarity with the full data."""
+        _, _, τ = self._constants(at_step(self.lr, state.step)[0])
+        return replace(
+            state,
+            velocity=(self.temperature / target.num_data) ** 0.5 * noise.normal(target.dim),
+            friction=state.friction + noise.normal(1, stream=1)[:, 0] / (target.dim**0.5 * τ),
+        )
 
     def step(self, target: Target, state: SGNHTState, batch: Batch, noise: Noise) -> SGNHTState:
         """One round of BADODAB."""
