@@ -14,7 +14,8 @@ def scale_to_batch(lr: float, momentum: float, batch_size: int, *, from_batch: i
     .. math:: N_g = \max(1, N'_g/B), \qquad β = 1 − 1/N_g, \qquad η = B η'/N_g
 
     for SGD as in `torch.optim.SGD`, v ← βv + ĝ, ω ← ω − ηv. (The slides print min for max.) Curves of the loss against
-    examples seen then coincide as long as B is well below N′_g: within 2 % at B = N′_g/4, 7 % at B = N′_g.
+    examples seen then coincide as long as B is well below N′_g, and N′_g below the 1/(λη′) examples in which the loss
+    falls: within 2 % at B = N′_g/4 and 7 % at B = N′_g for λη′N′_g = 1/16.
 
     Parameters
     ----------
