@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..samplers.mode import find_mode
+from ..samplers.modes import find_mode
 from ..samplers.posterior import Posterior
 from ..samplers.target import Target
 from ..samplers.threefry import INIT, chain_keys, normals

@@ -8,7 +8,15 @@ from .hmc import HMC
 from .likelihoods import bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
 from .log_density import LogDensity
 from .metrics import ConstantMetric, Fisher, MetricFunction
-from .mode import find_mode
+from .modes import (
+    TONGA,
+    GaussNewton,
+    GradientRegression,
+    NaturalNewton,
+    SaddleFreeNewton,
+    find_mode,
+    smallest_curvature,
+)
 from .named import kfac_langevin, natural_langevin
 from .ngd import NGD
 from .posterior import Posterior
@@ -37,6 +45,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "SNGD",
+    "TONGA",
     "VON",
     "AdaBayes",
     "AdaBayesFP",
@@ -45,11 +54,15 @@ __all__ = [
     "ConstantSGD",
     "Cyclical",
     "Fisher",
+    "GaussNewton",
+    "GradientRegression",
     "LogDensity",
     "MetricFunction",
+    "NaturalNewton",
     "Polynomial",
     "Posterior",
     "RiemannianLangevin",
+    "SaddleFreeNewton",
     "SecondOrderSGD",
     "Vadam",
     "batch_size_for",
@@ -63,5 +76,6 @@ __all__ = [
     "poisson",
     "sample",
     "scale_to_batch",
+    "smallest_curvature",
     "temperature_of",
 ]

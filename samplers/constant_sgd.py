@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -82,7 +82,12 @@ class ConstantSGD:
     inputs
         From how many examples, drawn anew at every step, Σ is estimated during warm-up; None for all.
     momentum
-        β in [0, 1). It leaves the law as it is to leading order, with longer steps for the same heat.
+        β in [0, 1). It leaves the law as it is to leading order.
+
+    Attributes
+    ----------
+    metric
+        Σ + δI, as a metric.
 
     Raises
     ------
@@ -97,6 +102,7 @@ class ConstantSGD:
     average: float = 0.99
     inputs: int | None = None
     momentum: float = 0.0
+    metric: Fisher = field(init=False, repr=False)
 
     gradient_at: ClassVar[str] = "previous"
     stats: ClassVar[tuple[str, ...]] = ()
@@ -107,12 +113,7 @@ class ConstantSGD:
         check_fraction(momentum=self.momentum)
         if self.structure not in get_args(Structure):
             raise ValueError(f"structure must be one of {get_args(Structure)}, got {self.structure!r}")
-        _ = self.metric
-
-    @property
-    def metric(self) -> Fisher:
-        """Σ + δI."""
-        return Fisher(
+        metric = Fisher(
             kind="empirical",
             centered=True,
             structure="dense" if self.structure == "full" else "diagonal",
@@ -120,6 +121,7 @@ class ConstantSGD:
             inputs=self.inputs,
             average=self.average,
         )
+        object.__setattr__(self, "metric", metric)
 
     def check(self, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
         """Ask for minibatches, and the metric."""

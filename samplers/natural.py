@@ -18,7 +18,7 @@ from torch import Tensor
 from .metrics.drift import drift_force, log_det_gradient
 from .metrics.metric import DAMPING, INJECTED, PROBE, Metric, MetricValue
 from .schedules import at_step, check_lr, check_temperature
-from .target import Target
+from .target import Batch, Target
 from .temperature import batch_size_for, minibatch_temperature
 from .threefry import Noise
 
@@ -53,19 +53,20 @@ class NaturalState:
     memory: Any
 
 
-def start(
-    target: Target, metric: Metric, position: Float[Tensor, "chain dim"], num_warmup: int, measure: Measure = "lebesgue"
-) -> NaturalState:
-    """State before the first step."""
+# `check`, `init` and `preconditioner` become methods of the samplers that take them over as they are.
+
+
+def init(sampler: Any, target: Target, position: Float[Tensor, "chain dim"], num_warmup: int = 0) -> NaturalState:
+    """Start every chain at its position."""
     chains, dim = position.shape
     return NaturalState(
         position=position.clone(),
         gradient=torch.zeros_like(position),
         cost=position.new_zeros(chains),
-        log_measure_gradient=position.new_zeros(chains, dim if measure == "jeffreys" else 0),
+        log_measure_gradient=position.new_zeros(chains, dim if sampler.measure == "jeffreys" else 0),
         step=torch.zeros((), dtype=torch.int64, device=position.device),
         num_warmup=torch.full((), num_warmup, dtype=torch.int64, device=position.device),
-        memory=metric.remember(target, position),
+        memory=sampler.metric.remember(target, position),
     )
 
 
@@ -78,13 +79,21 @@ def check(sampler: Any, target: Target, batch_size: int | None, num_warmup: int 
     ε = float(at_step(sampler.lr, torch.tensor(0))[0])
     T_mb = minibatch_temperature(ε, N, batch_size)
     if T_mb > T * (1 + 1e-9):
-        remedy = f"lr of at most {2 * T * batch_size / (N - batch_size):.3g}"
+        remedy = "the full data, batch_size=None"
         if T > 0:
-            remedy = f"batch_size of at least {batch_size_for(T, ε, N)}, or an {remedy}"
+            largest = 2 * T * batch_size / (N - batch_size)
+            remedy = f"batch_size of at least {batch_size_for(T, ε, N)}, or an lr of at most {largest:.3g}"
         raise ValueError(
             f"minibatches of {batch_size} at lr = {ε:.3g} make a temperature of {T_mb:.3g} by themselves, more than "
-            f"the {T:.3g} asked for: use {remedy if T > 0 else 'the full data, batch_size=None'}"
+            f"the {T:.3g} asked for: use {remedy}"
         )
+
+
+def preconditioner(
+    sampler: Any, target: Target, state: NaturalState, batch: Batch, noise: Noise
+) -> tuple[MetricValue, Any]:
+    """G for this step, and what to remember of it."""
+    return sampler.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
 
 
 def missing_noise(

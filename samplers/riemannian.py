@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor
-
-from .metrics.metric import INJECTED, Metric, MetricValue
-from .natural import Drift, Measure, NaturalState, advance, check, check_settings, start
+from . import natural
+from .metrics.metric import INJECTED, Metric
+from .natural import Drift, Measure, NaturalState, advance, check_settings
 from .schedules import Schedule, at_step
 from .target import Batch, Target
 from .threefry import Noise
@@ -70,19 +68,7 @@ class RiemannianLangevin:
     def __post_init__(self):
         check_settings(self)
 
-    def check(self, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
-        """Ask the metric."""
-        check(self, target, batch_size, num_warmup)
-
-    def init(self, target: Target, position: Float[Tensor, "chain dim"], num_warmup: int = 0) -> NaturalState:
-        """Start every chain at its position."""
-        return start(target, self.metric, position, num_warmup, self.measure)
-
-    def preconditioner(
-        self, target: Target, state: NaturalState, batch: Batch, noise: Noise
-    ) -> tuple[MetricValue, Any]:
-        """G for this step, and what to remember of it."""
-        return self.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
+    check, init, preconditioner = natural.check, natural.init, natural.preconditioner
 
     def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
         """ω ← ω − ε M(ĝ + α) + ε (T/N) [div M + ½ M ∇log|G|]."""

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from . import natural
 from .metrics.metric import INJECTED, Curvature, Metric, MetricValue, no_noise
-from .natural import Drift, Measure, NaturalState, advance, check_settings, start
+from .natural import Drift, Measure, NaturalState, advance, check_settings
 from .schedules import Schedule, at_step, check_positive
 from .target import Batch, Target
 from .temperature import minibatch_temperature
@@ -98,7 +99,7 @@ class SGFS:
 
     def init(self, target: Target, position: Float[Tensor, "chain dim"], num_warmup: int = 0) -> NaturalState:
         """Start every chain at its position."""
-        state = start(target, self.metric, position, num_warmup)
+        state = natural.init(self, target, position, num_warmup)
         if self.hessian is not None:
             state.memory = (state.memory, self.hessian.remember(target, position))
         return state

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor
-
-from .metrics.metric import Metric, MetricValue
-from .natural import Drift, Measure, NaturalState, advance, check, check_settings, missing_noise, start
+from . import natural
+from .metrics.metric import Metric
+from .natural import Drift, Measure, NaturalState, advance, check_settings, missing_noise
 from .schedules import Schedule, at_step
 from .target import Batch, Target
 from .temperature import minibatch_temperature
@@ -73,17 +71,9 @@ class SNGD:
         """Ask the metric, and whether the batch reaches the temperature."""
         if self.temperature is None and batch_size in (None, target.num_data):
             raise ValueError("SNGD takes its temperature from minibatch noise: give batch_size, or a temperature")
-        check(self, target, batch_size, num_warmup)
+        natural.check(self, target, batch_size, num_warmup)
 
-    def init(self, target: Target, position: Float[Tensor, "chain dim"], num_warmup: int = 0) -> NaturalState:
-        """Start every chain at its position."""
-        return start(target, self.metric, position, num_warmup, self.measure)
-
-    def preconditioner(
-        self, target: Target, state: NaturalState, batch: Batch, noise: Noise
-    ) -> tuple[MetricValue, Any]:
-        """G for this step, and what to remember of it."""
-        return self.metric.recall(target, state.position, noise, state.memory, state.step < state.num_warmup)
+    init, preconditioner = natural.init, natural.preconditioner
 
     def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
         """ω ← ω − ε M(ĝ + α) + ε (T/N) [div M + ½ M ∇log|G|]."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .mode import find_mode
+from .modes import find_mode
 from .target import Target, cost_and_gradient
 from .threefry import INIT, Noise, chain_keys, words
 

@@ -6,15 +6,10 @@ test set.
 
 from __future__ import annotations
 
-import statistics
-
 from langevin.samplers import Fisher, RiemannianLangevin
 
 from . import logistic
-from .plotting import accuracy_and_cross_entropy, save
-from .records import best_settings, collect, parser
 
-REPETITIONS = 10
 METRIC = Fisher(damping=logistic.DAMPING)
 
 
@@ -23,20 +18,5 @@ def sampler(temperature: float) -> RiemannianLangevin:
     return RiemannianLangevin(lr=logistic.LR, metric=METRIC, drift="none", temperature=temperature)
 
 
-def main() -> None:
-    """Run all temperatures, draw and print where the ensemble is best."""
-    arguments_ = parser(__doc__, "figure2", REPETITIONS)
-    logistic.add_arguments(arguments_)
-    arguments = arguments_.parse_args()
-    rows = collect(arguments, lambda: logistic.sweep(arguments, sampler, minibatches=False))
-    x_label = "temperature T"
-    save(accuracy_and_cross_entropy(rows, "temperature", x_label, 1.0, "T = 1"), arguments.image)
-    best = best_settings(rows, "temperature")
-    print(f"ensemble's cross-entropy is lowest at T = {best}, geometric mean {statistics.geometric_mean(best):.2f}")
-    print(
-        f"{len({r['repetition'] for r in rows if r['separable']})} of {len(best)} training sets are linearly separable"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    logistic.figure("figure2", __doc__, sampler, minibatches=False, x_label="temperature T")

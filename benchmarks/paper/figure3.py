@@ -6,15 +6,10 @@ test set; B = εN/(2T).
 
 from __future__ import annotations
 
-import statistics
-
 from langevin.samplers import NGD, Fisher
 
 from . import logistic
-from .plotting import accuracy_and_cross_entropy, save
-from .records import best_settings, collect, parser
 
-REPETITIONS = 10
 METRIC = Fisher(damping=logistic.DAMPING)
 
 
@@ -23,20 +18,5 @@ def sampler(temperature: float) -> NGD:
     return NGD(lr=logistic.LR, metric=METRIC)
 
 
-def main() -> None:
-    """Run all temperatures, draw and print where the ensemble is best."""
-    arguments_ = parser(__doc__, "figure3", REPETITIONS)
-    logistic.add_arguments(arguments_)
-    arguments = arguments_.parse_args()
-    rows = collect(arguments, lambda: logistic.sweep(arguments, sampler, minibatches=True))
-    x_label = "temperature T = εN/(2B)"
-    save(accuracy_and_cross_entropy(rows, "temperature", x_label, 1.0, "T = 1"), arguments.image)
-    best = best_settings(rows, "temperature")
-    print(f"ensemble's cross-entropy is lowest at T = {best}, geometric mean {statistics.geometric_mean(best):.2f}")
-    print(
-        f"{len({r['repetition'] for r in rows if r['separable']})} of {len(best)} training sets are linearly separable"
-    )
-
-
 if __name__ == "__main__":
-    main()
+    logistic.figure("figure3", __doc__, sampler, minibatches=True, x_label="temperature T = εN/(2B)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +15,15 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from .records import Row, score
+from .plotting import accuracy_and_cross_entropy, save
+from .records import Row, best_settings, collect, parser, score
 
 TRUE_SLOPE = 16.0  # ω_true = (16, 0, …, 0)
 NUM_DATA = 1000
 LR, DAMPING = 0.1, 1e-4
 
 # Figures 2 and 3.
+REPETITIONS = 10
 DIM = 64
 NUM_TEST = 5000
 NUM_WARMUP, NUM_SAMPLES = 1000, 1000
@@ -42,9 +45,20 @@ def make_posterior(dim: int, seed: int, prior_sd: float | None = None) -> Poster
     return Posterior(model, bernoulli, make_data(dim, NUM_DATA, seed), prior=prior_sd and Normal(0.0, prior_sd))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what figures 2 and 3 let one choose."""
-    parser.add_argument("--prior-sd", type=float, help="of a normal prior; the paper's is flat")
+def figure(
+    name: str, description: str | None, sampler: Callable[[float], Any], *, minibatches: bool, x_label: str
+) -> None:
+    """Run a sampler, made for a temperature, at all temperatures; draw, and print where the ensemble is best."""
+    arguments_ = parser(description, name, REPETITIONS)
+    arguments_.add_argument("--prior-sd", type=float, help="of a normal prior; the paper's is flat")
+    arguments = arguments_.parse_args()
+    rows = collect(arguments, lambda: sweep(arguments, sampler, minibatches))
+    save(accuracy_and_cross_entropy(rows, "temperature", x_label, 1.0, "T = 1"), arguments.image)
+    best = best_settings(rows, "temperature")
+    print(f"ensemble's cross-entropy is lowest at T = {best}, geometric mean {statistics.geometric_mean(best):.2f}")
+    print(
+        f"{len({r['repetition'] for r in rows if r['separable']})} of {len(best)} training sets are linearly separable"
+    )
 
 
 def sweep(arguments: argparse.Namespace, sampler: Callable[[float], Any], minibatches: bool) -> Iterator[Row]:

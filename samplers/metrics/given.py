@@ -15,6 +15,19 @@ from ..target import Target
 from ..threefry import Noise
 from .dense import Dense, DenseCurvature
 from .diagonal import Diagonal, DiagonalCurvature
+from .metric import Metric, MetricValue
+
+
+def _remember_nothing(metric: Metric, target: Target, position: Float[Tensor, "chain dim"]) -> tuple[()]:
+    """Nothing is carried from step to step."""
+    return ()
+
+
+def _recall_nothing(
+    metric: Metric, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, memory: Any, warming: Tensor
+) -> tuple[MetricValue, Any]:
+    """G at the present position."""
+    return metric.at(target, position, noise), memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +85,7 @@ class MetricFunction:
         """G(ω) v."""
         return self.curvature(target, position, noise).multiply(vector)
 
-    def remember(self, target: Target, position: Float[Tensor, "chain dim"]) -> tuple[()]:
-        """Nothing."""
-        return ()
-
-    def recall(
-        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, memory: Any, warming: Tensor
-    ) -> tuple[Dense | Diagonal, Any]:
-        """G at the present position."""
-        return self.at(target, position, noise), memory
+    remember, recall = _remember_nothing, _recall_nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,15 +150,7 @@ class ConstantMetric:
         matrix = self.matrix.to(vector)
         return vector @ matrix if matrix.ndim == 2 else matrix * vector
 
-    def remember(self, target: Target, position: Float[Tensor, "chain dim"]) -> tuple[()]:
-        """Nothing."""
-        return ()
-
-    def recall(
-        self, target: Target, position: Float[Tensor, "chain dim"], noise: Noise, memory: Any, warming: Tensor
-    ) -> tuple[Dense | Diagonal, Any]:
-        """G."""
-        return self.at(target, position, noise), memory
+    remember, recall = _remember_nothing, _recall_nothing
 
 
 def _check_matrix(matrix: Tensor, dim: int, what: str) -> None:

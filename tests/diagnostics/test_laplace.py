@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from langevin.diagnostics.laplace import Laplace
 from langevin.samplers.likelihoods import bernoulli, categorical, gaussian, heteroscedastic_gaussian, poisson
 from langevin.samplers.log_density import LogDensity
-from langevin.samplers.mode import find_mode
+from langevin.samplers.modes import find_mode
 from langevin.samplers.posterior import Posterior
 from torch import nn
 from torch.distributions import MultivariateNormal, NegativeBinomial, Normal, StudentT, constraints
