@@ -53,8 +53,8 @@ class PSGLD:
 
     V begins as a plain mean, which forgets where it started: the weight of step t is max(1 − α, 1/t).
 
-    Target density with ``adapt="warmup"``: exp(−C/T) as ε → 0, as for `SGLD`, with εM for ε; V is frozen when warm-up
-    ends, each chain's own. On a quadratic cost of curvature λ in one dimension the variance is (T + εMNs²/2) / (Nλ(1 −
+    Target density with ``adapt="warmup"``: exp(−C/T) as ε → 0, as for `SGLD`, with εM for ε. Each chain learns its V in
+    the first half of the warm-up; in the second V is frozen, and the chain forgets the too wide law of the first. On a quadratic cost of curvature λ in one dimension the variance is (T + εMNs²/2) / (Nλ(1 −
     εMλ/2)).
 
     **Approximate** with ``adapt="always"``, as published: V depends on the past, M and ω are correlated, and no local
@@ -74,7 +74,7 @@ class PSGLD:
     decay
         α in [0, 1).
     adapt
-        ``"warmup"``: freeze V when warm-up ends. ``"always"``: as published.
+        ``"warmup"``: freeze V half-way through the warm-up. ``"always"``: as published.
     correction
         With ``adapt="always"``, add the published ε(T/N) Γ, Γᵢ = −(1−α) Mᵢᵢ² ĝᵢ Hᵢᵢ/√Vᵢ, with the diagonal of the
         Hessian from one random probe.
@@ -136,7 +136,7 @@ class PSGLD:
 
         rate = torch.clamp(1.0 / (state.step + 1), min=1 - self.decay).to(ω)
         if self.adapt == "warmup":
-            rate = torch.where(state.step < state.num_warmup, rate, 0.0)
+            rate = torch.where(2 * state.step < state.num_warmup, rate, 0.0)
         V = torch.lerp(state.square, ĝ.square(), rate)
         M = 1 / (self.damping + V.sqrt())
 

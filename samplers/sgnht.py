@@ -59,7 +59,8 @@ class SGNHT:
     Target density: exp(−C/T) as ε → 0, with gradient noise that has the same variance s² in all directions and at all
     positions whatever s² is; and then ζ ~ N(A + Nhs²/(2T), 1/(Dτ²)). **Approximate** where gradient noise differs by
     direction (the thermostat holds the mean over directions only), at a finite ε by O(ε), and where ζh is not small:
-    on C = ω²/2 at h = 0.1 the variance is 0.988 at ζh = 0.24 and 0.966 at 0.41. The kinetic
+    on C = ω²/2 at h = 0.1 the variance is 0.988 at ζh = 0.24 and 0.966 at 0.41, and with more it is lost: keep h
+    times the recorded ``friction`` below about 0.2, by a smaller `lr` or larger batches. The kinetic
     temperature is T by construction and proves nothing; look at the configurational one,
     `langevin.diagnostics.temperature`.
 

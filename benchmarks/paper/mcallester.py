@@ -72,7 +72,7 @@ def slope_rows(chains: int) -> Iterator[Row]:
         for lr in RATES:
             eta = lr * batch_size * (1 - momentum)
             draws = descend(
-                posterior, eta, momentum, batch_size, num_chains=chains, num_warmup=round(60 / lr), thinning=20,
+                posterior, eta, momentum, batch_size, num_chains=chains, num_warmup=round(60 / lr), thinning=5,
                 num_samples=round(40 / lr), init=mode, seed=1,
             )  # fmt: skip
             rise = (mean_loss(posterior, draws).mean(1) - least) / eta
@@ -163,24 +163,30 @@ def main() -> None:
         label = f"B = {batch_size}, β = {momentum:g}"
         axes[0].errorbar(*np.array(scaled).T, color=plotting.CYCLE[i], marker=plotting.MARKERS[i], label=label)
     axes[0].axhline(1, color=plotting.GREY, linewidth=1, zorder=0)
-    axes[0].set(xlabel="learning rate η", ylabel="rise of the loss / predicted", xlim=(0, None), ylim=(0.8, 1.3))
+    axes[0].set(
+        xlabel="learning rate η", ylabel="rise of the loss / predicted", xscale="log", ylim=(0.9, 1.2), title="(a)"
+    )
     for i, batch_size in enumerate(BATCHES):
         for scaled in (0, 1):
             own = [
-                (r["x"], r["value"])
+                (r["x"] / 1000, r["value"])
                 for r in rows
                 if r["statement"] == 1 and (r["batch_size"], r["momentum"]) == (batch_size, scaled)
             ]
             look = {"color": plotting.CYCLE[i], "linestyle": "-" if scaled else ":"}
             axes[1].plot(*np.array(own).T, label=f"B = {batch_size}" if scaled else None, **look)
-    axes[1].set(xlabel="examples seen", ylabel="training loss", yscale="log", title="scaled (–) and not (⋯)")
+    axes[1].set(
+        xlabel="examples seen, thousands", ylabel="training loss", yscale="log", title="(b) scaled (–) and not (⋯)"
+    )
     for i, name in enumerate(("one η", "ηᵢ = η′/σᵢ²")):
         own = [r for r in rows if r["statement"] == 2 and r["momentum"] == i]
         place = np.array([0, 1]) + 0.3 * (i - 0.5)
         axes[2].bar(place, [r["value"] for r in own], 0.28, color=plotting.CYCLE[i], label=name)
-        axes[2].plot(place, [r["predicted"] for r in own], "k_", markersize=14)
-    axes[2].axhline(1, color=plotting.GREY, linewidth=1)
+        axes[2].plot(place, [r["predicted"] for r in own], "k_", markersize=24)
+    axes[2].axhline(1, color=plotting.GREY, linewidth=1, zorder=0)
     axes[2].set(xticks=[0, 1], xticklabels=["σ = 1", "σ = 3"], ylabel="temperature (– predicted)")
+    for panel, letter in zip(axes, "abc", strict=True):
+        panel.set_title(f"({letter})")
     axes[0].legend(fontsize=8)
     axes[1].legend(fontsize=8)
     axes[2].legend(fontsize=8)

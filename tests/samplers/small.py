@@ -1,10 +1,7 @@
 """Small models in double precision, and the matrices of linear functions."""
 
 import torch
-from langevin.samplers import (
-    Posterior,
-    categorical,
-)
+from langevin.samplers import Posterior, bernoulli, categorical, sample
 from langevin.samplers.threefry import NOISE, Noise, chain_keys
 from torch import nn
 from torch.func import jacrev
@@ -30,6 +27,20 @@ def network(outputs=3):
 
 def classifier():
     return Posterior(network(), categorical, (seeded(N, 2), torch.arange(N) % 3))
+
+
+def logistic():
+    """Logistic regression with an intercept, 60 examples."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 2, dtype=torch.float64, generator=generator)
+    y = (torch.rand(60, dtype=torch.float64, generator=generator) < torch.sigmoid(2 * x[:, 0])).double()
+    return Posterior(nn.Linear(2, 1, dtype=torch.float64), bernoulli, (x, y[:, None]))
+
+
+def draw_few(posterior, sampler, batch_size, **settings):
+    """A short run of four chains from the prior."""
+    settings = {"num_samples": 20, "num_warmup": 10, "num_chains": 4, "init": "prior", "compile": False} | settings
+    return sample(posterior, sampler, batch_size=batch_size, progress=False, **settings)
 
 
 def convolutional(**settings):

@@ -13,13 +13,12 @@ from langevin.samplers import (
     ConstantSGD,
     Cyclical,
     LogDensity,
-    Posterior,
     SecondOrderSGD,
     Vadam,
-    bernoulli,
     sample,
 )
-from torch import nn
+
+from tests.samplers.small import draw_few, logistic
 
 SAMPLERS = {
     "PSGLD": (PSGLD(lr=0.01, damping=0.1), 10),
@@ -38,18 +37,11 @@ SAMPLERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def posterior():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 2, dtype=torch.float64, generator=generator)
-    y = (torch.rand(60, dtype=torch.float64, generator=generator) < torch.sigmoid(2 * x[:, 0])).double()
-    return Posterior(nn.Linear(2, 1, dtype=torch.float64), bernoulli, (x, y[:, None]))
+posterior = pytest.fixture(logistic, scope="module")
 
 
 def draw(posterior, name, **settings):
-    sampler, batch_size = SAMPLERS[name]
-    settings = {"num_samples": 20, "num_warmup": 10, "num_chains": 4, "init": "prior", "compile": False} | settings
-    return sample(posterior, sampler, batch_size=batch_size, progress=False, **settings)
+    return draw_few(posterior, *SAMPLERS[name], **settings)
 
 
 def assert_close(one, other):

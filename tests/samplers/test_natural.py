@@ -13,13 +13,14 @@ from langevin.samplers import (
     MetricFunction,
     Posterior,
     RiemannianLangevin,
-    bernoulli,
     categorical,
     kfac_langevin,
     natural_langevin,
     sample,
 )
 from torch import nn
+
+from tests.samplers.small import draw_few, logistic
 
 FISHER = Fisher(damping=0.05)
 SAMPLERS = {
@@ -34,19 +35,11 @@ SAMPLERS = {
     "Kronecker": (kfac_langevin(lr=0.1, damping=0.05, inputs=20), 20),
 }
 
-
-@pytest.fixture(scope="module")
-def posterior():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 2, dtype=torch.float64, generator=generator)
-    y = (torch.rand(60, dtype=torch.float64, generator=generator) < torch.sigmoid(2 * x[:, 0])).double()
-    return Posterior(nn.Linear(2, 1, dtype=torch.float64), bernoulli, (x, y[:, None]))
+posterior = pytest.fixture(logistic, scope="module")
 
 
 def draw(posterior, name, **settings):
-    sampler, batch_size = SAMPLERS[name]
-    settings = {"num_samples": 20, "num_warmup": 10, "num_chains": 4, "init": "prior", "compile": False} | settings
-    return sample(posterior, sampler, batch_size=batch_size, progress=False, **settings)
+    return draw_few(posterior, *SAMPLERS[name], **settings)
 
 
 def close(one, other):

@@ -6,19 +6,18 @@ The folder is looked for in `$LANGEVIN_DATA`, else in `../shared/data` beside th
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from langevin.samplers.log_density import LogDensity
 from torch import Tensor
-from torch.distributions import Gamma, HalfCauchy, Normal, Poisson, constraints
+
+from tests.validity import posteriordb_others as others
+from tests.validity import posteriordb_regressions as regressions
 
 Named = dict[str, Tensor]
 
@@ -45,115 +44,33 @@ class Reference:
     check: dict[str, Tensor]
 
 
-def _tensor(values: Any) -> Tensor:
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(shape, dtype=torch.float64)
-
-
-def _eight_schools(data: dict[str, Any]) -> tuple[LogDensity, Callable[[Named], Tensor]]:
-    y, sigma = _tensor(data["y"]), _tensor(data["sigma"])
-
-    def log_density(v: Named) -> Tensor:
-        theta = v["mu"] + v["tau"] * v["theta_trans"]
-        prior = Normal(0.0, 5.0).log_prob(v["mu"]) + HalfCauchy(_tensor(5.0)).log_prob(v["tau"])
-        return Normal(theta, sigma).log_prob(y).sum() + Normal(0.0, 1.0).log_prob(v["theta_trans"]).sum() + prior
-
-    def columns(v: Named) -> Tensor:
-        mu, tau = v["mu"][..., None], v["tau"][..., None]
-        return torch.cat((mu + tau * v["theta_trans"], mu, tau), -1)
-
-    init = {"theta_trans": _zeros(8), "mu": _zeros(), "tau": _zeros() + 1}
-    return LogDensity(log_density, init, {"tau": constraints.positive}), columns
-
-
-def _kidscore(data: dict[str, Any]) -> tuple[LogDensity, Callable[[Named], Tensor]]:
-    score, hs, iq = (_tensor(data[key]) for key in ("kid_score", "mom_hs", "mom_iq"))
-    design = torch.stack((torch.ones_like(iq), hs, iq, hs * iq), -1)
-
-    def log_density(v: Named) -> Tensor:
-        return Normal(design @ v["beta"], v["sigma"]).log_prob(score).sum() + HalfCauchy(_tensor(2.5)).log_prob(
-            v["sigma"]
-        )
-
-    def columns(v: Named) -> Tensor:
-        return torch.cat((v["beta"], v["sigma"][..., None]), -1)
-
-    return LogDensity(
-        log_density, {"beta": _zeros(4), "sigma": _zeros() + 10}, {"sigma": constraints.positive}
-    ), columns
-
-
-def _gp_poisson(data: dict[str, Any]) -> tuple[LogDensity, Callable[[Named], Tensor]]:
-    x, counts = _tensor(data["x"]), _tensor(data["k"])
-    squares = (x[:, None] - x).square()
-    jitter = 1e-10 * torch.eye(len(x), dtype=torch.float64)
-
-    def latent(rho: Tensor, alpha: Tensor, f_tilde: Tensor) -> Tensor:
-        rho, alpha = rho[..., None, None], alpha[..., None, None]
-        covariance = alpha.square() * torch.exp(-squares / (2 * rho.square())) + jitter
-        # Where rounding spoils positive definiteness this gives NaN, a rejection, instead of raising.
-        factor, info = torch.linalg.cholesky_ex(covariance)
-        factor = torch.where((info == 0)[..., None, None], factor, torch.nan)
-        return (factor @ f_tilde[..., None])[..., 0]
-
-    def log_density(v: Named) -> Tensor:
-        log_likelihood = Poisson(latent(v["rho"], v["alpha"], v["f_tilde"]).exp()).log_prob(counts).sum()
-        hyper = (
-            Gamma(_tensor(25.0), _tensor(4.0)).log_prob(v["rho"]) + math.log(2) + Normal(0.0, 2.0).log_prob(v["alpha"])
-        )
-        return log_likelihood + Normal(0.0, 1.0).log_prob(v["f_tilde"]).sum() + hyper
-
-    def columns(v: Named) -> Tensor:
-        f = latent(v["rho"], v["alpha"], v["f_tilde"])
-        return torch.cat((v["rho"][..., None], v["alpha"][..., None], f), -1)
-
-    init = {"rho": _zeros() + 5, "alpha": _zeros() + 1, "f_tilde": _zeros(11)}
-    return LogDensity(log_density, init, {"rho": constraints.positive, "alpha": constraints.positive}), columns
-
-
-def _garch(data: dict[str, Any]) -> tuple[LogDensity, Callable[[Named], Tensor]]:
-    y, first = _tensor(data["y"]), _tensor([data["sigma1"] ** 2])
-
-    def log_density(v: Named) -> Tensor:
-        width = 1 - v["alpha1"]
-        beta = width * v["beta_share"]  # the triangle alpha1 + beta1 < 1; uniform in (alpha1, beta1): Jacobian `width`
-        # v_t = c_t + beta v_{t-1} by doubling: after k rounds each entry holds the terms of 2^k lags.
-        variance = torch.cat((first, v["alpha0"] + v["alpha1"] * (y[:-1] - v["mu"]).square()))
-        lag, power = 1, beta
-        while lag < len(y):
-            variance = variance + power * torch.nn.functional.pad(variance[:-lag], (lag, 0))
-            lag, power = 2 * lag, power.square()
-        return Normal(v["mu"], variance.sqrt()).log_prob(y).sum() + width.log()
-
-    def columns(v: Named) -> Tensor:
-        return torch.stack((v["mu"], v["alpha0"], v["alpha1"], (1 - v["alpha1"]) * v["beta_share"]), -1)
-
-    init = {"mu": y.mean(), "alpha0": _zeros() + 1, "alpha1": _zeros() + 0.4, "beta_share": _zeros() + 0.4}
-    support = {
-        "alpha0": constraints.positive,
-        "alpha1": constraints.unit_interval,
-        "beta_share": constraints.unit_interval,
-    }
-    return LogDensity(log_density, init, support), columns
-
-
 MODELS = {
-    "eight_schools-eight_schools_noncentered": _eight_schools,
-    "kidiq-kidscore_interaction": _kidscore,
-    "gp_pois_regr-gp_pois_regr": _gp_poisson,
-    "garch-garch11": _garch,
+    "eight_schools-eight_schools_noncentered": others.eight_schools,
+    "eight_schools-eight_schools_centered": others.eight_schools_centred,
+    "kidiq-kidscore_interaction": regressions.kidscore_interaction,
+    "kidiq-kidscore_momiq": regressions.kidscore_momiq,
+    "earnings-logearn_interaction": regressions.earnings,
+    "mesquite-logmesquite_logvash": regressions.mesquite,
+    "nes1980-nes": regressions.nes,
+    "sblrc-blr": regressions.blr,
+    "arK-arK": regressions.autoregression,
+    "gp_pois_regr-gp_regr": others.gp_regression,
+    "gp_pois_regr-gp_pois_regr": others.gp_poisson,
+    "garch-garch11": others.garch,
+    "hmm_example-hmm_example": others.hidden_markov,
+    "low_dim_gauss_mix-low_dim_gauss_mix": others.gaussian_mixture,
 }
 
 
-def load(name: str) -> Reference:
-    """Read one posterior; skip the test where the data are not on this machine."""
+def folder_of(name: str) -> Path:
+    """Where the files of one posterior should be."""
     root = Path(os.environ.get("LANGEVIN_DATA") or Path(__file__).parents[3] / "shared" / "data")
-    folder = root / "posteriordb" / name
-    if not folder.is_dir():
-        pytest.skip(f"no reference draws at {folder}; set LANGEVIN_DATA to the folder that holds posteriordb")
+    return root / "posteriordb" / name
+
+
+def read(name: str) -> Reference:
+    """Read one posterior."""
+    folder = folder_of(name)
     target, columns = MODELS[name](json.loads((folder / "data.json").read_text()))
     check = np.load(folder / "check.npz")
     return Reference(
@@ -162,3 +79,26 @@ def load(name: str) -> Reference:
         draws=torch.from_numpy(np.load(folder / "reference.npz")["draws"]),
         check={key: torch.from_numpy(check[key]) for key in ("u", "log_density", "grad")},
     )
+
+
+def load(name: str) -> Reference:
+    """Read one posterior; skip the test where the data are not on this machine."""
+    if not folder_of(name).is_dir():
+        import pytest
+
+        pytest.skip(f"no reference draws at {folder_of(name)}; set LANGEVIN_DATA to the folder that holds posteriordb")
+    return read(name)
+
+
+def reference_z(reference: Reference, draws: Named) -> Tensor:
+    """z of every mean and every second moment about the reference's mean, with both Monte-Carlo errors.
+
+    `draws` are named, `[chain, draw, *shape]`.
+    """
+    ours = reference.columns(draws)
+    center = reference.draws.mean((0, 1))
+    ours, theirs = (torch.cat((x, x**2), -1) for x in (ours - center, reference.draws - center))
+    # The reference draws are nearly independent; means over stretches of 100 take up what correlation is left.
+    per_batch = theirs.unflatten(1, (10, 100)).mean(2).flatten(0, 1)
+    error = (ours.mean(1).var(0) / len(ours) + per_batch.var(0) / len(per_batch)).sqrt()
+    return (ours.mean((0, 1)) - per_batch.mean(0)) / error

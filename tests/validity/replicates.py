@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from langevin.samplers import Chains, Posterior, gaussian, sample
 from torch import Tensor, nn
 
 
@@ -57,3 +59,36 @@ def extrapolated_z(
     value = sum(w * m for w, m in zip(weights, means, strict=True))
     variance = sum(w**2 * v for w, v in zip(weights, variances, strict=True))
     return (value - truth) / variance**0.5
+
+
+NUM_DATA, CURVATURE = 40, 4.0
+
+
+def mean_model(mixing: Float[Tensor, "dim dim"]) -> tuple[Posterior, Float[Tensor, "example dim"]]:
+    """Two Gaussian means, N = 40 and λ = 4, of data that `mixing` correlates and scales."""
+    y = torch.randn(NUM_DATA, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = y @ torch.as_tensor(mixing, dtype=torch.float64)
+    x = torch.zeros(NUM_DATA, 1, dtype=torch.float64)
+    return Posterior(Mean(2), gaussian(CURVATURE**-0.5), (x, y), prior=None), y
+
+
+def errors(
+    posterior: Posterior, y: Tensor, sampler: Any, batch_size: int | None, **settings: int
+) -> tuple[Chains, Float[Tensor, "chain draw dim"]]:
+    """Chains that start from the posterior mean, and their draws minus it."""
+    settings = {"num_samples": 1000, "num_warmup": 200, "num_chains": 64} | settings
+    start = {"mean": y.mean(0)}
+    chains = sample(posterior, sampler, batch_size=batch_size, init=start, progress=False, compile=False, **settings)
+    return chains, chains.draws["mean"] - y.mean(0)
+
+
+def batch_noise(y: Float[Tensor, "example dim"], batch_size: int) -> Float[Tensor, "dim dim"]:
+    """S_mb = (1/B)(1 − B/N) λ² Cov(y)."""
+    return CURVATURE**2 * torch.cov(y.T) / batch_size * (1 - batch_size / NUM_DATA)
+
+
+def second_moments(error: Float[Tensor, "chain draw dim"]) -> Float[Tensor, "chain pair"]:
+    """Of the elements on and above the diagonal."""
+    dim = error.shape[-1]
+    full = torch.einsum("cdi,cdj->cij", error, error) / error.shape[1]
+    return full[:, *torch.triu_indices(dim, dim).unbind()]

@@ -13,16 +13,8 @@ from langevin.samplers.threefry import NOISE, Noise, chain_keys
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from tests.validity.posteriordb import MODELS, Reference, load
 from tests.validity.replicates import z_scores
-
-A = torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=torch.float64)
-
-
-def quartic(w: Tensor) -> Tensor:
-    """C = ½ωᵀAω + 0.1 Σωᵢ⁴."""
-    return 0.5 * torch.einsum("...i,ij,...j", w, A, w) + 0.1 * (w**4).sum(-1)
-
+from tests.validity.targets import curved_cost as quartic
 
 QUARTIC = LogDensity(lambda v: -quartic(v["w"]), {"w": torch.zeros(2, dtype=torch.float64)})
 
@@ -281,44 +273,3 @@ def test_bad_starts_and_minibatches_are_refused():
         HMC().init(QUARTIC, position, 0)
     with pytest.raises(ValueError, match="batch_size=None"):
         sample(QUARTIC, HMC(), num_samples=1, batch_size=1, progress=False)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_log_densities_are_those_of_posteriordb(name):
-    reference = load(name)
-    check = reference.check
-    cost, gradient = reference.target.cost_and_gradient(check["u"])
-    difference, expected = cost[0] - cost, check["log_density"] - check["log_density"][0]
-    torch.testing.assert_close(difference, expected, rtol=1e-8, atol=1e-8)
-    # gp_pois_regr's covariance is nearly singular: its stored gradients have five digits.
-    tolerance = 1e-5 if name.startswith("gp") else 1e-8
-    torch.testing.assert_close(-gradient, check["grad"], rtol=tolerance, atol=tolerance)
-
-
-def reference_z(reference: Reference, chains: Chains) -> Tensor:
-    """z of every mean and every second moment about the reference's mean, with both Monte-Carlo errors."""
-    assert chains.attrs["stopped"] == {}
-    ours = reference.columns(chains.draws)
-    center = reference.draws.mean((0, 1))
-    ours, theirs = (torch.cat((x, (x - center) ** 2), -1) for x in (ours - center, reference.draws - center))
-    # The reference draws are nearly independent; means over stretches of 100 take up what correlation is left.
-    per_batch = theirs.unflatten(1, (10, 100)).mean(2).flatten(0, 1)
-    error = (ours.mean(1).var(0) / len(ours) + per_batch.var(0) / len(per_batch)).sqrt()
-    return (ours.mean((0, 1)) - per_batch.mean(0)) / error
-
-
-@pytest.mark.parametrize(
-    ("name", "sampler", "size"),
-    [
-        ("eight_schools-eight_schools_noncentered", HMC(target_accept=0.95), 300),
-        pytest.param("garch-garch11", HMC(), 500, marks=pytest.mark.slow),
-        pytest.param("kidiq-kidscore_interaction", HMC(trajectory=3.0), 500, marks=pytest.mark.slow),
-        pytest.param("gp_pois_regr-gp_pois_regr", HMC(target_accept=0.95), 500, marks=pytest.mark.slow),
-    ],
-)
-def test_means_and_standard_deviations_of_posteriordb(name, sampler, size):
-    reference = load(name)
-    run = {"num_chains": 48, "num_warmup": size, "num_samples": size, "seed": 10, "progress": False}
-    chains = sample(reference.target, sampler, compile="auto" if size > 300 else False, **run)
-    z = reference_z(reference, chains)
-    assert z.abs().max() < 4, z

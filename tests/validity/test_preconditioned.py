@@ -3,43 +3,25 @@
 import pytest
 import torch
 from langevin.diagnostics import temperature
-from langevin.samplers import ASGLD, PSGLD, ConstantSGD, LogDensity, Posterior, gaussian, sample
+from langevin.samplers import ASGLD, PSGLD, ConstantSGD, LogDensity, Posterior, sample
 from torch import Tensor
 
-from tests.validity.replicates import Mean, z_scores
+from tests.validity.replicates import (
+    CURVATURE,
+    NUM_DATA,
+    batch_noise,
+    errors,
+    mean_model,
+    second_moments,
+    z_scores,
+)
 
-N, BATCH, CURVATURE, DIM = 40, 5, 4.0, 2
+N, BATCH, DIM = NUM_DATA, 5, 2
 UPPER = tuple(torch.triu_indices(DIM, DIM))
 
 
-def mean_model(scales=(1.0, 1.0)) -> tuple[Posterior, Tensor]:
-    """Gaussian means with λ = 4 and correlated data."""
-    y = torch.randn(N, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    y = y @ torch.tensor([[1.0, 0.6], [0.0, 0.8]], dtype=torch.float64) * torch.tensor(scales, dtype=torch.float64)
-    return Posterior(Mean(DIM), gaussian(0.5), (torch.zeros(N, 1, dtype=torch.float64), y), prior=None), y
-
-
-def errors(posterior, y, sampler, batch_size, *, num_chains=64, num_samples=1500, num_warmup=300):
-    chains = sample(
-        posterior,
-        sampler,
-        num_samples=num_samples,
-        num_warmup=num_warmup,
-        num_chains=num_chains,
-        batch_size=batch_size,
-        init={"mean": y.mean(0)},
-        progress=False,
-        compile=False,
-    )
-    return chains, chains.draws["mean"] - y.mean(0)
-
-
-def second_moments(error: Tensor) -> Tensor:
-    return (torch.einsum("cdi,cdj->cij", error, error) / error.shape[1])[:, *UPPER]
-
-
-def batch_noise(y: Tensor, batch_size: int) -> Tensor:
-    return CURVATURE**2 * torch.cov(y.T) / batch_size * (1 - batch_size / N)
+def correlated(scales=(1.0, 1.0)) -> tuple[Posterior, Tensor]:
+    return mean_model(torch.tensor([[1.0, 0.6], [0.0, 0.8]]) * torch.tensor(scales))
 
 
 def linear_law(M: Tensor, noise: Tensor) -> Tensor:
@@ -53,7 +35,7 @@ def linear_law(M: Tensor, noise: Tensor) -> Tensor:
 @pytest.mark.parametrize("temperature", [1.0, 0.2])
 @pytest.mark.parametrize("batch_size", [None, BATCH])
 def test_frozen_psgld_has_the_linear_law_of_its_own_preconditioner(batch_size, temperature):
-    posterior, y = mean_model((1.0, 3.0))
+    posterior, y = correlated((1.0, 3.0))
     lr = 0.3
     sampler = PSGLD(lr=lr, damping=0.7, decay=0.9, temperature=temperature)
     chains, error = errors(posterior, y, sampler, batch_size)
@@ -130,7 +112,7 @@ def test_moment_system_of_asgld_gives_the_known_numbers():
 
 @pytest.mark.parametrize(("decay", "scale"), [(0.9, 0.5), (0.5, 2.0)])
 def test_asgld_has_the_law_of_its_moment_system(decay, scale):
-    posterior, y = mean_model()
+    posterior, y = correlated()
     lr = 0.1 / CURVATURE
     chains, error = errors(posterior, y, ASGLD(lr=lr, scale=scale, decay=decay), BATCH, num_samples=3000)
     noise = batch_noise(y, BATCH).diagonal()
@@ -144,7 +126,7 @@ def test_asgld_has_the_law_of_its_moment_system(decay, scale):
 
 
 def test_asgld_without_noise_is_sgd():
-    posterior, y = mean_model()
+    posterior, y = correlated()
     chains, _ = errors(posterior, y, ASGLD(lr=0.05, scale=0.0), None, num_samples=5, num_warmup=0, num_chains=1)
     assert (chains.draws["mean"] - y.mean(0)).abs().max() < 1e-12
     start = {"mean": torch.ones(DIM, dtype=torch.float64)}
@@ -168,7 +150,7 @@ def constant_rate(y: Tensor, structure: str, temperature: float) -> Tensor:
 @pytest.mark.parametrize("momentum", [0.0, 0.8])
 @pytest.mark.parametrize("structure", ["scalar", "diagonal", "full"])
 def test_constant_sgd_has_the_linear_law(structure, momentum):
-    posterior, y = mean_model((1.0, 3.0))
+    posterior, y = correlated((1.0, 3.0))
     T = 4.0
     sampler = ConstantSGD(temperature=T, structure=structure, momentum=momentum)
     chains, error = errors(posterior, y, sampler, BATCH)
@@ -190,7 +172,7 @@ def test_constant_sgd_has_the_linear_law(structure, momentum):
 
 def test_what_constant_sgd_promises_of_each_structure():
     """As K → 0, in units of the posterior at T: the mean over directions; each parameter; everything."""
-    _, y = mean_model((1.0, 3.0))
+    _, y = correlated((1.0, 3.0))
     T = 1e-4
     law = {}
     for structure in ("scalar", "diagonal", "full"):
@@ -206,7 +188,7 @@ def test_what_constant_sgd_promises_of_each_structure():
 
 
 def test_full_batches_have_no_heat_for_constant_sgd():
-    posterior, y = mean_model()
+    posterior, y = correlated()
     with pytest.raises(ValueError, match="give a batch_size below N"):
         errors(posterior, y, ConstantSGD(), None)
     with pytest.raises(ValueError, match="no warm-up"):
@@ -214,7 +196,7 @@ def test_full_batches_have_no_heat_for_constant_sgd():
 
 
 def test_thermometer_reads_the_temperature_of_constant_sgd():
-    posterior, y = mean_model((1.0, 3.0))
+    posterior, y = correlated((1.0, 3.0))
     chains, _ = errors(posterior, y, ConstantSGD(temperature=2.0, structure="diagonal"), 1, num_chains=16)
     reading = temperature(chains, posterior, max_draws=2000)
     assert abs(reading.value - 2.0) < 4 * reading.error + 0.02  # 1/(1 − KH/2)

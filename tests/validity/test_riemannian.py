@@ -15,18 +15,10 @@ from langevin.samplers.metrics.metric import no_noise
 from torch import nn
 
 from tests.validity.replicates import draw_from_grid, extrapolated_z
+from tests.validity.targets import curved_cost as cost
+from tests.validity.targets import curved_metric as metric
 
 KINDS = [(drift, measure) for drift in ("exact", "probe", "midpoint") for measure in ("lebesgue", "jeffreys")]
-MATRIX = torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=torch.float64)
-
-
-def cost(w):
-    return 0.5 * w @ MATRIX @ w + 0.1 * (w**4).sum()
-
-
-def metric(w):
-    root = torch.stack((1.2 + torch.sin(w[1]), 0.5 * w[0], torch.zeros_like(w[0]), 1 + 0.3 * w[0] ** 2)).reshape(2, 2)
-    return root @ root.mT + 0.2 * torch.eye(2, dtype=w.dtype)
 
 
 def moments(w):

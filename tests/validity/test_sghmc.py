@@ -6,46 +6,26 @@ from dataclasses import dataclass
 import pytest
 import scipy.optimize
 import torch
-from langevin.samplers import SGHMC, SGNHT, LogDensity, Posterior, gaussian, sample
+from langevin.samplers import SGHMC, SGNHT, LogDensity, Posterior, sample
 from langevin.samplers.batches import Batches
 from langevin.samplers.threefry import BATCHES, Noise, chain_keys
 from torch import Tensor, nn
 
-from tests.validity.replicates import Mean, z_scores
+from tests.validity.replicates import (
+    CURVATURE,
+    NUM_DATA,
+    batch_noise,
+    errors,
+    mean_model,
+    second_moments,
+    z_scores,
+)
 
-N, BATCH, CURVATURE, DIM = 40, 5, 4.0, 2
-
-
-def mean_model(spread: float = 1.0) -> tuple[Posterior, Tensor]:
-    """Gaussian means with λ = 4, and Σ = λ² Cov(y)."""
-    y = spread * torch.randn(N, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return Posterior(Mean(DIM), gaussian(0.5), (torch.zeros(N, 1, dtype=torch.float64), y), prior=None), y
-
-
-def batch_noise(y: Tensor) -> Tensor:
-    """S_mb of minibatches of `BATCH`."""
-    return CURVATURE**2 * torch.cov(y.T) / BATCH * (1 - BATCH / N)
+N, BATCH, DIM = NUM_DATA, 5, 2
 
 
-def draw(posterior, y, sampler, batch_size=None, *, num_chains=64, num_samples=1000, num_warmup=200):
-    chains = sample(
-        posterior,
-        sampler,
-        num_samples=num_samples,
-        num_warmup=num_warmup,
-        num_chains=num_chains,
-        batch_size=batch_size,
-        init={"mean": y.mean(0)},
-        progress=False,
-        compile=False,
-    )
-    return chains, chains.draws["mean"] - y.mean(0)
-
-
-def second_moments(error: Tensor) -> Tensor:
-    """Of the elements on and above the diagonal, `[chain, pair]`."""
-    full = torch.einsum("cdi,cdj->cij", error, error) / error.shape[1]
-    return full[:, *torch.triu_indices(DIM, DIM).unbind()]
+def independent(spread: float = 1.0) -> tuple[Posterior, Tensor]:
+    return mean_model(spread * torch.eye(DIM))
 
 
 def sghmc_law(y: Tensor, lr: float, momentum: float, temperature: float, batch_size: int | None) -> Tensor:
@@ -53,7 +33,7 @@ def sghmc_law(y: Tensor, lr: float, momentum: float, temperature: float, batch_s
     law = temperature / (N * CURVATURE) * torch.eye(DIM, dtype=torch.float64)
     if batch_size is not None:
         stiffness = CURVATURE * (1 - momentum) * (2 * (1 + momentum) - lr * CURVATURE)
-        law = law + lr * (1 + momentum) / stiffness * batch_noise(y)
+        law = law + lr * (1 + momentum) / stiffness * batch_noise(y, BATCH)
     return law[tuple(torch.triu_indices(DIM, DIM))]
 
 
@@ -62,10 +42,10 @@ def sghmc_law(y: Tensor, lr: float, momentum: float, temperature: float, batch_s
 @pytest.mark.parametrize(("step", "momentum"), [(1.6, 0.0), (0.1, 0.9), (3.6, 0.9)])
 def test_sghmc_up_to_the_stability_limit(step, momentum, batch_size, temperature):
     """ελ < 2(1 + β)."""
-    posterior, y = mean_model()
+    posterior, y = independent()
     lr = step / CURVATURE
     sampler = SGHMC(lr=lr, momentum=momentum, temperature=temperature)
-    chains, error = draw(posterior, y, sampler, batch_size)
+    chains, error = errors(posterior, y, sampler, batch_size)
     assert z_scores(error.mean(1), 0.0).abs().max() < 4
     z = z_scores(second_moments(error), sghmc_law(y, lr, momentum, temperature, batch_size))
     assert z.abs().max() < 4, z
@@ -76,7 +56,7 @@ def test_sghmc_up_to_the_stability_limit(step, momentum, batch_size, temperature
 
 def test_sghmc_without_a_warm_up_starts_in_its_law():
     """Velocities are drawn: started from the posterior at step 0, the spread stays. At rest it would fall to 0.1."""
-    posterior, y = mean_model()
+    posterior, y = independent()
     start = (N * CURVATURE) ** -0.5 * torch.randn(
         4096, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
     )
@@ -98,7 +78,7 @@ def test_sghmc_without_a_warm_up_starts_in_its_law():
 
 def test_chens_explicit_euler_would_be_seen():
     """His Eq. 15, with noise at full strength, has variance T/(Nλ(1 − ελ/(2(1+β))))."""
-    posterior, y = mean_model()
+    posterior, y = independent()
     lr, momentum = 1.0 / CURVATURE, 0.9
     ω, v = y.mean(0).expand(128, DIM).clone(), torch.zeros(128, DIM, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
@@ -117,7 +97,7 @@ def test_chens_explicit_euler_would_be_seen():
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_sghmc_at_temperature_zero_is_sgd_with_momentum(momentum):
-    posterior, _ = mean_model()
+    posterior, _ = independent()
     chains = sample(
         posterior,
         SGHMC(lr=0.05, momentum=momentum, temperature=0.0),
@@ -138,31 +118,29 @@ def test_sghmc_at_temperature_zero_is_sgd_with_momentum(momentum):
 
 
 def test_declared_gradient_noise_is_taken_out():
-    y = torch.randn(N, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    y = torch.linalg.solve_triangular(  # of unit covariance, so that S_mb is a multiple of I
-        torch.linalg.cholesky(torch.cov(y.T)), (y - y.mean(0)).T, upper=False
-    ).T
-    posterior = Posterior(Mean(DIM), gaussian(0.5), (torch.zeros(N, 1, dtype=torch.float64), y), prior=None)
-    s2 = float(batch_noise(y)[0, 0])
+    _, y = independent()
+    whiten = torch.linalg.inv(torch.linalg.cholesky(torch.cov(y.T))).T  # S_mb becomes a multiple of I
+    posterior, y = mean_model(whiten)
+    s2 = float(batch_noise(y, BATCH)[0, 0])
     lr = 0.5 * (1 - 0.9) * 2 / (N * s2)  # half of the heat comes from the batch
-    _, known = draw(posterior, y, SGHMC(lr=lr, gradient_noise=s2), BATCH, num_samples=4000)
-    _, ignored = draw(posterior, y, SGHMC(lr=lr), BATCH, num_samples=4000)
+    _, known = errors(posterior, y, SGHMC(lr=lr, gradient_noise=s2), BATCH, num_samples=4000)
+    _, ignored = errors(posterior, y, SGHMC(lr=lr), BATCH, num_samples=4000)
     assert z_scores(second_moments(known), sghmc_law(y, lr, 0.9, 1.0, None)).abs().max() < 4
     assert z_scores(second_moments(ignored), sghmc_law(y, lr, 0.9, 1.0, BATCH)).abs().max() < 4
     assert z_scores(second_moments(ignored), sghmc_law(y, lr, 0.9, 1.0, None)).abs().max() > 8
     with pytest.raises(ValueError, match="use an lr of at most"):
-        draw(posterior, y, SGHMC(lr=3 * lr, gradient_noise=s2), BATCH)
+        errors(posterior, y, SGHMC(lr=3 * lr, gradient_noise=s2), BATCH)
 
 
 @pytest.mark.parametrize(("batch_size", "temperature"), [(None, 1.0), (BATCH, 0.3)])
 def test_sgnht_holds_its_temperature_whatever_the_gradient_noise(batch_size, temperature):
     """Means over directions: the thermostat knows no other. ζh stays below 0.05."""
-    posterior, y = mean_model(spread=0.15)
+    posterior, y = independent(spread=0.15)
     sampler = SGNHT(lr=0.002, momentum=0.98, temperature=temperature)
-    chains, error = draw(posterior, y, sampler, batch_size, num_samples=4000, num_warmup=500)
+    chains, error = errors(posterior, y, sampler, batch_size, num_samples=4000, num_warmup=500)
     h = (2 * 0.002 / 1.98) ** 0.5
     A = -float(torch.log(torch.tensor(0.98, dtype=torch.float64))) / h
-    s2 = float(batch_noise(y).diagonal().mean()) if batch_size else 0.0
+    s2 = float(batch_noise(y, BATCH).diagonal().mean()) if batch_size else 0.0
     variance = error.square().mean((1, 2))
     assert abs(z_scores(variance, temperature / (N * CURVATURE))) < 4
     assert abs(z_scores(chains.sample_stats["temperature"].mean(1), temperature)) < 4

@@ -3,10 +3,9 @@
 import pytest
 import torch
 from langevin.samplers import SGLD, Posterior, gaussian, sample
-from torch import nn
-from torch.distributions import Normal
 
 from tests.validity.replicates import Mean, z_scores
+from tests.validity.targets import Conjugate
 
 NUM_DATA, BATCH, SCALE = 40, 5, 0.5
 CURVATURE = SCALE**-2  # λ of the mean cost
@@ -75,47 +74,6 @@ def test_a_ten_per_cent_error_of_the_noise_is_seen():
     posterior, y = mean_model(1)
     error = errors(posterior, y, SGLD(lr=0.7 / CURVATURE, temperature=1.1), None, num_chains=256, num_samples=1200)
     assert abs(z_scores((error**2).mean(1), discretised_law(y, 0.7 / CURVATURE, 1.0, None)[0, 0])) > 8
-
-
-class Conjugate:
-    """Linear regression with correlated inputs: N = 2000, D = 10, known noise, normal prior."""
-
-    def __init__(self):
-        generator = torch.Generator().manual_seed(2)
-        mixing = torch.eye(10, dtype=torch.float64) + 0.15 * torch.randn(
-            10, 10, dtype=torch.float64, generator=generator
-        )
-        self.x = torch.randn(2000, 10, dtype=torch.float64, generator=generator) @ mixing
-        weight = torch.randn(10, dtype=torch.float64, generator=generator)
-        self.noise = 0.7
-        self.y = self.x @ weight + self.noise * torch.randn(2000, dtype=torch.float64, generator=generator)
-        self.precision = self.x.T @ self.x / self.noise**2 + torch.eye(10, dtype=torch.float64) / 4
-        self.covariance = torch.linalg.inv(self.precision)
-        self.mean = self.covariance @ (self.x.T @ self.y) / self.noise**2
-        model = nn.Linear(10, 1, bias=False, dtype=torch.float64)
-        self.posterior = Posterior(model, gaussian(self.noise), (self.x, self.y[:, None]), prior=Normal(0.0, 2.0))
-        self.largest = float(torch.linalg.eigvalsh(self.precision / 2000)[-1])
-
-    def gradient_noise(self, batch_size):
-        """S_mb at the posterior mean, and averaged over the posterior: in regression it depends on the parameters."""
-        residual = (self.x @ self.mean - self.y)[:, None] * self.x / self.noise**2
-        at_mean = torch.cov(residual.T)
-        # E over ω ~ N(mean, V) adds Cov of x xᵀ(ω − mean)/σ²: the mean of (x xᵀ V x xᵀ) less the square of the mean.
-        quadratic = torch.einsum("ni,ij,nj->n", self.x, self.covariance, self.x)
-        second = torch.einsum("n,ni,nj->ij", quadratic, self.x, self.x) / 2000
-        gram = self.x.T @ self.x / 2000
-        extra = (second - gram @ self.covariance @ gram) / self.noise**4 * 2000 / 1999
-        return (at_mean + extra) / batch_size * (1 - batch_size / 2000)
-
-    def law(self, lr, batch_size):
-        """V = (I − εH) V (I − εH) + ε² S + (2ε/N) I, solved exactly."""
-        hessian = self.precision / 2000
-        noise = 2 * lr / 2000 * torch.eye(10, dtype=torch.float64)
-        if batch_size is not None:
-            noise = noise + lr**2 * self.gradient_noise(batch_size)
-        contraction = torch.eye(10, dtype=torch.float64) - lr * hessian
-        system = torch.eye(100, dtype=torch.float64) - torch.kron(contraction, contraction)
-        return torch.linalg.solve(system, noise.flatten()).reshape(10, 10)
 
 
 @pytest.fixture(scope="module")
