@@ -54,8 +54,8 @@ class PSGLD:
     V begins as a plain mean, which forgets where it started: the weight of step t is max(1 − α, 1/t).
 
     Target density with ``adapt="warmup"``: exp(−C/T) as ε → 0, as for `SGLD`, with εM for ε. Each chain learns its V in
-    the first half of the warm-up; in the second V is frozen, and the chain forgets the too wide law of the first. On a quadratic cost of curvature λ in one dimension the variance is (T + εMNs²/2) / (Nλ(1 −
-    εMλ/2)).
+    the first half of the warm-up; in the second V is frozen, and the chain forgets the too wide law of the first. On a
+    quadratic cost of curvature λ in one dimension the variance is (T + εMNs²/2) / (Nλ(1 − εMλ/2)).
 
     **Approximate** with ``adapt="always"``, as published: V depends on the past, M and ω are correlated, and no local
     drift repairs that. In one dimension the law is exp(−C/T)/E[M|ω]; measured on N(0, 1) with the full data, κ = .05,

@@ -17,8 +17,9 @@ from langevin.samplers import NGD, Fisher, Posterior, RiemannianLangevin, find_m
 from matplotlib.axes import Axes
 from scipy.linalg import solve_discrete_lyapunov
 
+from ..rows import mean_and_error
 from . import logistic, plotting
-from .records import Row, collect, mean_and_error, parser
+from .records import Row, collect, parser
 
 DIM, TEMPERATURE = 2, 1.0
 BATCH_SIZE = 50  # B = εN/2, as in the paper; 1 − B/N makes its temperature 0.95

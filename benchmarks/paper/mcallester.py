@@ -26,8 +26,9 @@ from langevin.samplers import (
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from ..rows import mean_and_error
 from . import plotting
-from .records import Row, collect, mean_and_error, parser
+from .records import Row, collect, parser
 
 CHAINS = 64
 SETTINGS = ((1, 0.0), (8, 0.0), (1, 0.8))  # B, β

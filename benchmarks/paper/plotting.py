@@ -8,7 +8,8 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from .records import Row, mean_and_error, values_at
+from ..rows import mean_and_error
+from .records import Row, values_at
 
 mpl.use("Agg")
 

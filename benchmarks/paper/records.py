@@ -7,11 +7,10 @@ import csv
 import math
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 import torch
 from langevin.diagnostics import Ensemble
 from langevin.samplers import Chains, Posterior
@@ -73,12 +72,6 @@ def score(posterior: Posterior, draws: Chains, x: Tensor, y: Tensor) -> Row:
     result = Ensemble(posterior, draws).evaluate(x, y)
     both = (result.ensemble["accuracy"], result.ensemble["nll"], result.single["accuracy"], result.single["nll"])
     return dict(zip(SCORES, both, strict=True))
-
-
-def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and its standard error; the error of one value is unknown."""
-    array = np.array(list(values), dtype=float)
-    return float(array.mean()), float(array.std(ddof=1) / len(array) ** 0.5) if len(array) > 1 else math.nan
 
 
 def values_at(rows: Sequence[Row], column: str, **settings: float) -> list[float]:

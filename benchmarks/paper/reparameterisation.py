@@ -17,8 +17,9 @@ import torch
 from langevin.samplers import NGD, SNGD, Fisher, Posterior, gaussian, sample, temperature_of
 from torch import Tensor, nn
 
+from ..rows import mean_and_error
 from . import plotting
-from .records import Row, collect, mean_and_error, parser
+from .records import Row, collect, parser
 
 NUM_DATA, TEMPERATURE = 400, 0.24
 SCALE = (TEMPERATURE / NUM_DATA) ** 0.5

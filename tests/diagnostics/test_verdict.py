@@ -226,9 +226,20 @@ def test_a_law_that_is_not_the_posterior_is_named(temperature, measure, sentence
     assert found == ([sentence] if sentence else [])
 
 
-def test_an_optimiser_is_no_sampler():
-    verdict = verdict_of(chains_of(noise(4, 1000, 5)), reading(0.0, nominal=0.0))
+def test_a_law_that_the_sampler_states_is_repeated():
+    chains = chains_of(noise(4, 1000, 5), law="a fitted Gaussian", settings={})
+    found = [f.sentence for f in verdict_of(chains, reading(1.0)).findings if f.topic == "law"]
+    assert found == ["The draws are not from the posterior but from a fitted Gaussian."]
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedy"),
+    [({"temperature": 0.0}, "Sample with `temperature=1.0`."), ({}, "Take another sampler; this one has no")],
+)
+def test_an_optimiser_is_no_sampler(settings, remedy):
+    verdict = verdict_of(chains_of(noise(4, 1000, 5), settings=settings), reading(0.0, nominal=0.0))
     assert verdict.level == "do not trust"
+    assert finding(verdict, "temperature").remedy.startswith(remedy)
 
 
 def test_a_temperature_that_cannot_be_told():

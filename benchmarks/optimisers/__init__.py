@@ -1,0 +1,1 @@
+"""Optimisers derived from inference beside those of torch.optim."""

@@ -1,0 +1,1 @@
+"""Predictions of posterior ensembles on standard regression data."""
