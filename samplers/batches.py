@@ -80,7 +80,11 @@ def permute(
         return torch.where(out, next_left, left), torch.where(out, next_right, right)
 
     if a * b > num_data:
-        left, right = while_loop(lambda *halves: outside(*halves).any(), walk, (left, right))
+        first = outside(left, right)
+        walked = while_loop(lambda *halves: outside(*halves).any(), walk, (left, right))
+        # A compiled loop that makes no turn returns its inputs, whose memory the compiler has by then given to others
+        # unless they are still in use: read them here, at the same time.
+        left, right = (torch.where(first, *halves) for halves in zip(walked, (left, right), strict=True))
     return (left.to(wide) * b + right).to(torch.int64)
 
 

@@ -72,8 +72,12 @@ def init(sampler: Any, target: Target, position: Float[Tensor, "chain dim"], num
 
 def check(sampler: Any, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
     """Raise for a metric that cannot do what the sampler asks of it, or a temperature that the batch cannot reach."""
-    sampler.metric.check(target, sampler.drift, sampler.measure, num_warmup)
     T, N = sampler.temperature, target.num_data
+    if T is None and sampler.drift != "none" and batch_size in (None, N):
+        raise ValueError(
+            f"{type(sampler).__name__} takes its temperature from minibatch noise: give batch_size, or a temperature"
+        )
+    sampler.metric.check(target, sampler.drift, sampler.measure, num_warmup)
     if T is None or batch_size is None or not sampler.counts_minibatch:
         return
     ε = float(at_step(sampler.lr, torch.tensor(0))[0])

@@ -67,13 +67,7 @@ class SNGD:
     def __post_init__(self):
         check_settings(self)
 
-    def check(self, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
-        """Ask the metric, and whether the batch reaches the temperature."""
-        if self.temperature is None and batch_size in (None, target.num_data):
-            raise ValueError("SNGD takes its temperature from minibatch noise: give batch_size, or a temperature")
-        natural.check(self, target, batch_size, num_warmup)
-
-    init, preconditioner = natural.init, natural.preconditioner
+    check, init, preconditioner = natural.check, natural.init, natural.preconditioner
 
     def step(self, target: Target, state: NaturalState, batch: Batch, noise: Noise) -> NaturalState:
         """ω ← ω − ε M(ĝ + α) + ε (T/N) [div M + ½ M ∇log|G|]."""

@@ -75,11 +75,7 @@ def _run(problem: Problem, sampler: Any, steps: int, batch_size: int | None = No
         "seed": problem.seed,
         "progress": False,
     }
-    try:
-        chains = sample(problem.posterior, sampler, compile=True, **settings)
-    except RuntimeError as error:
-        print(f"compiled steps failed, run eagerly: {str(error)[-200:]}", flush=True)
-        chains = sample(problem.posterior, sampler, compile=False, **settings)
+    chains = sample(problem.posterior, sampler, compile=True, **settings)
     return Draws(chains=chains, steps=steps, lr=lr)
 
 

@@ -169,7 +169,7 @@ class Fisher:
             warnings.warn(
                 f"the likelihood {target.likelihood!r} has no `fisher(outputs)`: the Fisher information is estimated "
                 f'from {self.num_labels} sampled label(s) per input, as with kind="sampled"',
-                stacklevel=5,  # whoever called `sample`
+                stacklevel=4,  # whoever called `sample`
             )
         if (kind == "sampled" or not smooth) and (drift in ("exact", "probe") or measure == "jeffreys"):
             what = (
@@ -199,7 +199,7 @@ class Fisher:
         if self.structure == "kronecker" and layers.outside:
             warnings.warn(
                 f"{list(layers.outside)} are outside of the layers that K-FAC is for and get a diagonal Fisher",
-                stacklevel=6,
+                stacklevel=5,
             )
 
     def _check_regular(self, target: Posterior) -> None:

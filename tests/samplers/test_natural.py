@@ -14,6 +14,7 @@ from langevin.samplers import (
     Posterior,
     RiemannianLangevin,
     categorical,
+    gaussian,
     kfac_langevin,
     natural_langevin,
     sample,
@@ -99,6 +100,17 @@ def test_compiled_steps_are_the_eager_ones(posterior, name):
     eager, compiled = draw(posterior, name), draw(posterior, name, compile=True)
     assert compiled.attrs["engine"].startswith("compiled")
     assert close(eager, compiled)
+
+
+@pytest.mark.slow
+def test_inputs_drawn_twice_a_step_are_right_in_compiled_code():
+    """Midpoint looks twice at the metric; loops that made no turn once gave their memory away in between."""
+    x = torch.randn(691, 3, generator=torch.Generator().manual_seed(0))
+    target = Posterior(nn.Linear(3, 1), gaussian(1.0), (x, x.sum(1, keepdim=True)))
+    sampler = RiemannianLangevin(lr=0.01, metric=Fisher(structure="diagonal", inputs=256, damping=1e-3))
+    settings = {"num_samples": 100, "thinning": 3, "num_chains": 4, "progress": False}
+    eager, fast = (sample(target, sampler, compile=compile, **settings) for compile in (False, True))
+    torch.testing.assert_close(eager.draws["weight"], fast.draws["weight"], rtol=1e-4, atol=1e-5)
 
 
 def test_the_average_is_frozen_after_warmup(posterior):
