@@ -77,7 +77,7 @@ def run(
         return Ending(position, mean_cost, largest, f"after {steps} steps")
 
     with torch.no_grad(), without_validation():
-        # All steps are warm-up: what adapts, adapts to the end.
+        # All steps are warm-up to what adapts.
         state, step, still = method.init(place, start.to(place.dtype)[None], num_steps), 0, 0
         for step in range(num_steps):
             old = state
