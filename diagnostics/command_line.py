@@ -1,0 +1,333 @@
+"""The command line: `langevin report`, `langevin check` and `langevin compare`, on runs that `Chains.save` wrote.
+
+A saved run holds draws, not the model, so everything here is judged on the parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..samplers.chains import Chains
+from .measurements import measure
+from .report import report
+from .rules import RULES, num, within
+from .sections import size_of, version
+from .summary import numbers, summarise, to_json, to_markdown
+from .two_runs import TwoRuns, compare_runs
+
+FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
+
+PASSED, FAILED, ERROR = 0, 1, 2
+
+_SCOPE = """\
+A saved run holds draws, not the model, so single parameters are judged. In networks with hidden layers these can
+disagree between chains that compute the same function; there, judge predictions in Python:
+report(chains, posterior=..., test=...)."""
+
+_NUMBERS = """\
+what the numbers mean:
+  R̂            spread between chains over spread within them; 1 means that chains cannot be told apart
+  ESS          how many independent draws the draws are worth, the smaller of centre (bulk) and tails
+  temperature  measured from the draws; above the one asked for, spreads are too wide, below it too narrow
+"""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One line of `langevin check`: a value, held against a limit."""
+
+    what: str
+    value: float
+    limit: float
+    shown: str
+    bound: str
+    least: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps within the limit; one that could not be computed does not."""
+        return self.value >= self.limit if self.least else self.value <= self.limit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv
+        Arguments after the program's name; those of the process if None.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 where `check` or `compare` found against the run, or 2 where a file could not be used.
+        Wrong usage raises SystemExit with status 2, as argparse does.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without R̂ shows a question mark
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except (OSError, ValueError) as error:
+        print(f"langevin: error: {error}", file=sys.stderr)
+        return ERROR
+
+
+def criteria(chains: Chains, max_rhat: float = 1.01, min_ess: float = 400, heat: float = 0.1) -> list[Criterion]:
+    """Hold chains against limits.
+
+    Parameters
+    ----------
+    chains
+        A run.
+    max_rhat, min_ess
+        For 95 % of the numbers, all of them where they are fewer than twenty. The worst number is held to the wider
+        limit 1 + 5 (max_rhat − 1) and min_ess / 4, in the proportions of the verdict's own rules. Infinity and 0 leave
+        the criterion out.
+    heat
+        How far the temperature's 95 % interval may lie from what was asked for, and how large its standard error may
+        be, as a share of what was asked for. Infinity leaves it out.
+    """
+    measured = measure(chains, None, None, None)
+    values = {key: math.nan if value is None else value for key, value in numbers(measured).items()}
+    found = [_count("stopped chains", values["chains_stopped"])]
+    if max_rhat < math.inf or min_ess > 0:
+        found.append(_count("undefined R̂ or ESS", values["undefined"]))
+    many = values["parameters"] >= 20
+    if max_rhat < math.inf:
+        wider = (RULES["rhat_worst"].good - 1) / (RULES["rhat"].good - 1)
+        rows = [("R̂ of 95 %" if many else "largest R̂", values["rhat_95_percent"], max_rhat)]
+        rows += [("largest R̂", values["rhat_largest"], 1 + wider * (max_rhat - 1))] if many else []
+        found += [Criterion(what, v, limit, num(v, 4, "f"), f"≤ {num(limit, 4)}") for what, v, limit in rows]
+    if min_ess > 0:
+        wider = RULES["ess_worst"].good / RULES["ess"].good
+        rows = [("ESS of 95 %" if many else "smallest ESS", values["ess_95_percent"], min_ess)]
+        rows += [("smallest ESS", values["ess_smallest"], wider * min_ess)] if many else []
+        found += [Criterion(what, v, limit, num(v, 0, "f"), f"≥ {num(limit, 0, 'f')}", True) for what, v, limit in rows]
+    if heat < math.inf:
+        found += _heat(values["temperature"], heat)
+    return found
+
+
+def _count(what: str, value: float) -> Criterion:
+    return Criterion(what, value, 0.0, num(value, 0, "f"), "none")
+
+
+def _heat(reading: Any, limit: float) -> list[Criterion]:
+    """Distance of the interval from what was asked for, and its precision, both over what was asked for."""
+    bound = f"within {num(100 * limit)} %"
+    if not isinstance(reading, dict) or not (reading["nominal"] or 0) > 0:
+        return [Criterion("temperature", math.nan, limit, "not measured", bound)]
+    nominal, error, (low, high) = reading["nominal"], reading["error"], reading["interval_95_percent"]
+    if reading["shortfall"] < 1:
+        high /= 1 - reading["shortfall"]  # as the verdict does: what short chains are known to hide is no alarm
+    distance = max(0.0, low - nominal, nominal - high) / nominal if math.isfinite(low + high) else math.nan
+    share = error / max(nominal, reading["value"])
+    shown = f"{within(reading['value'], 1.96 * error)} (95 %), asked for {num(nominal)}"
+    return [
+        Criterion("temperature", distance, limit, shown, bound),
+        Criterion("its standard error", share, limit, f"{num(100 * share, 2)} %", f"≤ {num(100 * limit)} %"),
+    ]
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    chains = _load(arguments.run)
+    if arguments.output is not None and Path(arguments.output).resolve() == Path(arguments.run).resolve():
+        raise ValueError(f"the output {arguments.output} is the run itself; name another file")
+    form = arguments.format or FORMATS.get(Path(arguments.output or "").suffix.lower(), "html")
+    if form == "html":
+        print(report(chains, path=arguments.output or "report.html"))
+        return PASSED
+    summary = summarise(chains)
+    text = to_json(summary) if form == "json" else to_markdown(summary, chains)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        Path(arguments.output).write_text(text, encoding="utf-8")
+        print(f"Verdict: {summary['verdict']}\n  {arguments.output}")
+    return PASSED
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    found = criteria(_load(arguments.run), arguments.max_rhat, arguments.min_ess, arguments.temperature_within)
+    columns = [[line.what for line in found], [line.shown for line in found], [line.bound for line in found]]
+    widths = [max(map(_width, column)) for column in columns]
+    for line, *cells in zip(found, *columns, strict=True):
+        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
+        print("  ".join([*padded, "passed" if line.passed else "FAILED"]))
+    return PASSED if all(line.passed for line in found) else FAILED
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    first, second = _load(arguments.run_a), _load(arguments.run_b)
+    runs = compare_runs(first, second)
+    print(runs.sentence)
+    sides = zip("AB", (arguments.run_a, arguments.run_b), (first, second), runs.judged, strict=True)
+    for name, path, chains, judged in sides:
+        rhat, least = num(judged.max_rhat, 3, "f"), num(judged.min_ess, 0, "f")
+        print(f"  {name}: {path}, {size_of(chains)}, largest R̂ {rhat}, smallest ESS {least}")
+    for note in _notes(first, second):
+        print(f"  note: {note}")
+    for line in _table(runs):
+        print(line)
+    return PASSED if runs.agree else FAILED
+
+
+def _notes(first: Chains, second: Chains) -> list[str]:
+    notes = []
+    asked = [chains.attrs.get("temperature") for chains in (first, second)]
+    if asked[0] != asked[1]:
+        notes.append(f"asked for temperatures {asked[0]} and {asked[1]}: these are different laws")
+    if all(torch.equal(values, second.draws[name]) for name, values in first.draws.items()):
+        notes.append("the files hold the same draws: that they agree shows nothing")
+    return notes
+
+
+def _table(runs: TwoRuns) -> list[str]:
+    """Quantiles over all numbers, and the numbers that differ most."""
+
+    def quantiles(values: Tensor) -> str:
+        values = values[values.isfinite()].abs()
+        if not len(values):
+            return "–"
+        at = torch.tensor([0.5, 0.9, 1.0], dtype=values.dtype)
+        return ", ".join(num(float(q), 2) for q in _quantiles(values, at))
+
+    lines = [
+        f"  |difference of means| in standard errors, median, 90 %, largest: {quantiles(runs.z_mean)}",
+        f"  |log ratio of sds| in standard errors, median, 90 %, largest: {quantiles(runs.z_sd)}",
+    ]
+    rows = []
+    for place in runs.worst():
+        ratio, error = float(runs.ratio[place]), float(runs.ratio_error[place])
+        rows.append(
+            [
+                runs.labels.label(place),
+                num(float(runs.difference[place])),
+                num(float(runs.z_mean[place]), 2),
+                within(ratio, ratio * error),
+                num(float(runs.z_sd[place]), 2),
+            ]
+        )
+    rows.insert(0, ["worst", "mean A − mean B", "in errors", "sd A / sd B", "in errors"])
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return [line.rstrip() for line in lines]
+
+
+def _quantiles(values: Tensor, at: Tensor) -> Tensor:
+    """Order statistics; `torch.quantile` refuses more than 16 million values."""
+    return values.sort().values[(at * (len(values) - 1)).round().long()]
+
+
+def _load(path: str) -> Chains:
+    try:
+        chains = Chains.load(path)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # HDF5 files of other makers fail in as many ways as there are makers
+        raise ValueError(f"{path} cannot be read as a run: {type(error).__name__}: {error}") from error
+    if not chains.draws or not chains.num_chains or not chains.num_draws:
+        raise ValueError(f"{path} holds no draws")
+    return chains
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: the hat of R̂ takes none."""
+    return len(text.replace("\N{COMBINING CIRCUMFLEX ACCENT}", ""))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="langevin",
+        description="Judge saved chains: files that Chains.save, or sample(..., checkpoint=...), wrote.",
+        epilog=f"{_NUMBERS}\n{_SCOPE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"langevin {version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], what: str, more: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.",
+            epilog=f"{more}\n\n{_NUMBERS}\n{_SCOPE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(command=run)
+        return command
+
+    command = add("report", _report, "write the verdict on a run, with its evidence", "exit status: 0, or 2 on errors")
+    command.add_argument("run", metavar="RUN", help="saved chains")
+    command.add_argument("-o", "--output", help="file to write; default report.html, for other formats the terminal")
+    command.add_argument(
+        "--format",
+        choices=("html", "markdown", "json"),
+        help="html: a page with figures; markdown, json: verdict, findings, numbers and settings. By default from the "
+        "ending of the output, otherwise html",
+    )
+
+    status = "exit status: 0 if every criterion passes, 1 if one fails, 2 on errors"
+    command = add("check", _check, "hold a run against limits, one line each, for scripts", status)
+    command.add_argument("run", metavar="RUN", help="saved chains")
+    command.add_argument(
+        "--max-rhat",
+        type=_limit(1.0, strict=True),
+        default=RULES["rhat"].good,
+        metavar="R",
+        help="largest R̂ (default %(default)s); of 20 parameters or more 95 %% must keep within it, and all within "
+        "1 + 5 (R − 1). inf leaves it out",
+    )
+    command.add_argument(
+        "--min-ess",
+        type=_limit(0.0),
+        default=RULES["ess"].good,
+        metavar="N",
+        help="smallest ESS (default %(default)s); of 20 parameters or more 95 %% must reach it, and all N/4. 0 leaves "
+        "it out",
+    )
+    command.add_argument(
+        "--temperature-within",
+        type=_limit(0.0),
+        default=RULES["temperature"].good,
+        metavar="SHARE",
+        help="how far the 95 %% interval of the temperature may lie from the one asked for, and how large its standard "
+        "error may be, as a share (default %(default)s). inf leaves it out",
+    )
+
+    status = """\
+Means are compared in Monte-Carlo standard errors of their difference, spreads by their ratio in its own error. The
+limit is the one that two runs of the same law exceed anywhere with a probability of at most 1 %. Runs whose own chains
+disagree, or are worth too few draws, cannot be said to agree.
+
+exit status: 0 if the runs agree, 1 if they differ or it cannot be told, 2 on errors"""
+    command = add("compare", _compare, "say whether two runs of the same target agree", status)
+    command.add_argument("run_a", metavar="RUN_A", help="saved chains")
+    command.add_argument("run_b", metavar="RUN_B", help="saved chains of the same parameters")
+    return parser
+
+
+def _limit(least: float, strict: bool = False) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = float(text)
+        if not (value > least if strict else value >= least):
+            raise argparse.ArgumentTypeError(f"must be {'above' if strict else 'at least'} {least:g}, got {text}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
