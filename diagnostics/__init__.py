@@ -4,7 +4,9 @@ from .comparison import Comparison, compare
 from .convergence import Convergence, convergence
 from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point
 from .laplace import Laplace
+from .nested import nested_rhat
 from .report import Report, report
+from .stein import SteinDiscrepancy, stein_discrepancy
 from .thermometer import Temperature, temperature
 
 __all__ = [
@@ -15,10 +17,13 @@ __all__ = [
     "Laplace",
     "Prediction",
     "Report",
+    "SteinDiscrepancy",
     "Temperature",
     "compare",
     "convergence",
     "evaluate_point",
+    "nested_rhat",
     "report",
+    "stein_discrepancy",
     "temperature",
 ]
