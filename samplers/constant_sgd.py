@@ -104,6 +104,7 @@ class ConstantSGD:
     momentum: float = 0.0
     metric: Fisher = field(init=False, repr=False)
 
+    law: ClassVar[str] = "the law that SGD's own noise makes near a mode"
     gradient_at: ClassVar[str] = "previous"
     stats: ClassVar[tuple[str, ...]] = ()
     counts_minibatch: ClassVar[bool] = True

@@ -105,6 +105,11 @@ class PSGLD:
         if self.correction and self.adapt == "warmup":
             raise ValueError('correction=True is a part of adapt="always"; a frozen preconditioner needs none')
 
+    @property
+    def law(self) -> str | None:
+        """What is drawn from, where that is not exp(−C/T)."""
+        return None if self.adapt == "warmup" else "a wider law, as the preconditioner follows the chain's own past"
+
     def check(self, target: Target, batch_size: int | None, num_warmup: int | None) -> None:
         """Ask for a warm-up to learn V in."""
         if self.adapt == "warmup" and num_warmup == 0:

@@ -129,6 +129,15 @@ def test_the_preconditioner_is_frozen_when_warm_up_ends(posterior):
     assert (moving[0] - moving[1]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [("PSGLD", None), ("PSGLD always", "a wider law"), ("ConstantSGD", "SGD's own noise"), ("VON", "a Gaussian with")],
+)
+def test_chains_say_what_law_they_have(posterior, name, law):
+    said = draw(posterior, name).attrs["law"]
+    assert said is None if law is None else law in said
+
+
 @pytest.mark.parametrize("name", ["ASGLD", "AdaBayes", "second order"])
 def test_optimisers_say_so(posterior, name):
     assert draw(posterior, name).attrs["temperature"] == 0.0
