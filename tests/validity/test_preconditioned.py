@@ -32,8 +32,7 @@ def linear_law(M: Tensor, noise: Tensor) -> Tensor:
     return torch.linalg.solve(system, noise.flatten(-2)).reshape(M.shape)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.2])
-@pytest.mark.parametrize("batch_size", [None, BATCH])
+@pytest.mark.parametrize(("batch_size", "temperature"), [(None, 1.0), (BATCH, 0.2)])
 def test_frozen_psgld_has_the_linear_law_of_its_own_preconditioner(batch_size, temperature):
     posterior, y = correlated((1.0, 3.0))
     lr = 0.3
@@ -76,6 +75,7 @@ def test_psgld_that_adapts_for_ever_is_as_wrong_as_documented():
         assert z_scores(variance, 1.0) > 8
 
 
+@pytest.mark.slow
 def test_the_published_correction_is_the_derivative_of_the_preconditioner():
     """With α = 0, V = ĝ² is a function of the present position and Γ its full drift: the law is right again."""
     wrong, right = (ever_adapting(correction, 0.0, 0.5, 0.01) for correction in (False, True))

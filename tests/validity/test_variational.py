@@ -23,8 +23,7 @@ def draw(posterior, sampler, start, batch_size=None, **settings):
     )
 
 
-@pytest.mark.parametrize("lr", [0.05, 0.5])
-@pytest.mark.parametrize("scale", [100.0, 0.1])
+@pytest.mark.parametrize(("scale", "lr"), [(100.0, 0.5), (0.1, 0.05)])
 def test_von_has_its_law_on_a_quadratic(scale, lr):
     """σ² (1 + ε(s/(s+λ̃))²/(2−ε)), σ² = 1/(N(s+λ̃)), about the posterior mean; s = λ."""
     posterior, y = mean_model(Normal(1.0, scale))
