@@ -169,11 +169,7 @@ def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
     if not math.isfinite(value + error):
         few = "The temperature cannot be told from so few or such short chains."
         return [Finding(LEVELS[1], "temperature", few, "Sample more draws.")]
-    low, high = temperature.interval
-    if temperature.shortfall < 1:
-        high /= 1 - temperature.shortfall  # a reading that short chains are known to lower is no alarm
-    distance = max(0.0, low - nominal, nominal - high) / nominal
-    level = RULES["temperature"].level(distance)
+    level = RULES["temperature"].level(temperature.distance)
     measured = f"measured {within(value, 1.96 * error)} (95 %), nominal {num(nominal)}"
     share = float(temperature.batch_share or 0.0)
     if level == LEVELS[0]:

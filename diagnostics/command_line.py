@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from .report import report
 from .rules import RULES, num, within
 from .sections import size_of, version
 from .summary import numbers, summarise, to_json, to_markdown
+from .thermometer import Temperature
 from .two_runs import TwoRuns, compare_runs
 
 FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
@@ -116,7 +116,7 @@ def criteria(chains: Chains, max_rhat: float = 1.01, min_ess: float = 400, heat:
         rows += [("smallest ESS", values["ess_smallest"], wider * min_ess)] if many else []
         found += [Criterion(what, v, limit, num(v, 0, "f"), f"≥ {num(limit, 0, 'f')}", True) for what, v, limit in rows]
     if heat < math.inf:
-        found += _heat(values["temperature"], heat)
+        found += _heat(measured.temperature, heat)
     return found
 
 
@@ -124,17 +124,15 @@ def _count(what: str, value: float) -> Criterion:
     return Criterion(what, value, 0.0, num(value, 0, "f"), "none")
 
 
-def _heat(reading: Any, limit: float) -> list[Criterion]:
+def _heat(reading: Temperature | None, limit: float) -> list[Criterion]:
     """Distance of the interval from what was asked for, and its precision, both over what was asked for."""
     bound = f"within {num(100 * limit)} %"
-    if not isinstance(reading, dict) or not (reading["nominal"] or 0) > 0:
+    if reading is None or not (reading.nominal or 0) > 0:
         return [Criterion("temperature", math.nan, limit, "not measured", bound)]
-    nominal, error, (low, high) = reading["nominal"], reading["error"], reading["interval_95_percent"]
-    if reading["shortfall"] < 1:
-        high /= 1 - reading["shortfall"]  # as the verdict does: what short chains are known to hide is no alarm
-    distance = max(0.0, low - nominal, nominal - high) / nominal if math.isfinite(low + high) else math.nan
-    share = error / max(nominal, reading["value"])
-    shown = f"{within(reading['value'], 1.96 * error)} (95 %), asked for {num(nominal)}"
+    nominal = float(reading.nominal or 0)
+    distance = reading.distance if math.isfinite(sum(reading.interval)) else math.nan
+    share = reading.error / max(nominal, reading.value)
+    shown = f"{within(reading.value, 1.96 * reading.error)} (95 %), asked for {num(nominal)}"
     return [
         Criterion("temperature", distance, limit, shown, bound),
         Criterion("its standard error", share, limit, f"{num(100 * share, 2)} %", f"≤ {num(100 * limit)} %"),

@@ -66,6 +66,19 @@ class Temperature:
     num_draws: int
     stopped: dict[str, int]
 
+    @property
+    def distance(self) -> float:
+        """How far the interval lies from `nominal`, as a share of it; 0 if it holds it, NaN without a nominal one.
+
+        A reading that short chains are known to lower is no alarm.
+        """
+        low, high = self.interval
+        if not self.nominal:
+            return math.nan
+        if self.shortfall < 1:
+            high /= 1 - self.shortfall
+        return max(0.0, low - self.nominal, self.nominal - high) / self.nominal
+
     def __str__(self) -> str:
         low, high = self.interval
         asked = "" if self.nominal is None else f"; asked for {self.nominal:.4g}"

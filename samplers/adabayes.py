@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .averages import debiased
 from .schedules import check_fraction, check_positive
 from .target import Batch, Target
 from .threefry import Noise
@@ -109,7 +110,7 @@ class AdaBayes:
         σ2 = self.lr / B
         cost, ĝ = target.cost_and_gradient(state.position, batch)
         g = -B * ĝ
-        m, g_mean = _debiased(state.momentum, g, self.beta1, state.step)
+        m, g_mean = debiased(state.momentum, g, self.beta1, state.step)
         σ2_prior = torch.where(state.step == 0, σ2 * torch.ones_like(g), state.memory)
         s = 1 / (1 / σ2_prior + g.square())
         a = 1 - η**2 / (2 * σ2)
@@ -177,8 +178,8 @@ class AdaBayesFP:
         half_precision = B / (2 * self.lr)  # 1/(2σ²)
         cost, ĝ = target.cost_and_gradient(state.position, batch)
         g = -B * ĝ
-        m, g_mean = _debiased(state.momentum, g, self.beta1, state.step)
-        v, g_square = _debiased(state.memory, g.square(), self.beta2, state.step)
+        m, g_mean = debiased(state.momentum, g, self.beta1, state.step)
+        v, g_square = debiased(state.memory, g.square(), self.beta2, state.step)
         s = 1 / (half_precision + (half_precision**2 + g_square / η**2).sqrt())
         return AdaBayesState(
             position=(1 - self.weight_decay) * state.position + s * g_mean,
@@ -206,9 +207,3 @@ def _start(position: Float[Tensor, "chain dim"]) -> AdaBayesState:
 
 def _batch_size(target: Target, batch: Batch) -> int:
     return target.num_data if batch is None else batch.shape[1]
-
-
-def _debiased(average: Tensor, value: Tensor, β: Any, step: Tensor) -> tuple[Tensor, Tensor]:
-    """The exponential average from 0, and the same divided by 1 − βᵗ."""
-    average = β * average + (1 - β) * value
-    return average, average / (1 - torch.as_tensor(β, dtype=torch.float64) ** (step + 1))

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .averages import newest_weight
 from .metrics.diagonal import Diagonal
 from .metrics.metric import PROBE
 from .schedules import Schedule, at_step, check_fraction, check_lr, check_positive, check_temperature
-from .target import Batch, Target
+from .target import Batch, Target, hessian_product
 from .threefry import Noise
 
 Adapt = Literal["warmup", "always"]
@@ -139,7 +140,7 @@ class PSGLD:
         T, N, ω = self.temperature * heat, target.num_data, state.position
         cost, ĝ = target.cost_and_gradient(ω, batch)
 
-        rate = torch.clamp(1.0 / (state.step + 1), min=1 - self.decay).to(ω)
+        rate = newest_weight(state.step, self.decay).to(ω)
         if self.adapt == "warmup":
             rate = torch.where(2 * state.step < state.num_warmup, rate, 0.0)
         V = torch.lerp(state.square, ĝ.square(), rate)
@@ -163,5 +164,4 @@ class PSGLD:
 def _hessian_diagonal(target: Target, position: Tensor, batch: Batch, noise: Noise) -> Float[Tensor, "chain dim"]:
     """Unbiased estimate v ∘ Hv of the diagonal of the mean cost's Hessian, v of random signs."""
     v = noise.rademacher(target.dim, PROBE)
-    Hv = torch.func.jvp(lambda ω: target.cost_and_gradient(ω, batch)[1], (position,), (v,))[1]
-    return v * Hv
+    return v * hessian_product(target, position, v, batch)

@@ -135,3 +135,10 @@ def cost_and_gradient(target: Target, position: Tensor, batch: Batch) -> tuple[T
 
     gradient, (_, cost) = torch.func.grad_and_value(total, has_aux=True)(position)
     return cost, gradient / target.num_data
+
+
+def hessian_product(
+    target: Target, position: Float[Tensor, "chain dim"], vector: Float[Tensor, "chain dim"], batch: Batch = None
+) -> Float[Tensor, "chain dim"]:
+    """Hv, H = ∇²C/N, by forward differentiation of the gradient."""
+    return torch.func.jvp(lambda at: target.cost_and_gradient(at, batch)[1], (position,), (vector,))[1]  # pyright: ignore[reportReturnType]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .averages import debiased
 from .schedules import Schedule, at_step, check_fraction, check_lr
 from .target import Batch, Target
 from .threefry import Noise
@@ -75,15 +75,14 @@ class Vadam:
     def step(self, target: Target, state: VariationalState, batch: Batch, noise: Noise) -> VariationalState:
         """θ = μ + ξ/√(N(s+λ̃)), and a step of Adam with the gradient there."""
         ε, heat = at_step(self.lr, state.step)
-        N, t, μ = target.num_data, state.step + 1, state.mean
+        N, μ = target.num_data, state.mean
         centre, precision = normal_prior(target)
         λ = precision / N
         θ = μ + (heat / (N * (state.precision + λ))) ** 0.5 * noise.normal(target.dim)
         cost, ĝ = target.cost_and_gradient(θ, batch)
         g = ĝ - λ * (θ - centre)
-        m = self.beta1 * state.momentum + (1 - self.beta1) * (g + λ * (μ - centre))
-        s = self.beta2 * state.precision + (1 - self.beta2) * g.square()
-        m_hat, s_hat = m / (1 - _power(self.beta1, t)), s / (1 - _power(self.beta2, t))
+        m, m_hat = debiased(state.momentum, g + λ * (μ - centre), self.beta1, state.step)
+        s, s_hat = debiased(state.precision, g.square(), self.beta2, state.step)
         return VariationalState(
             position=θ,
             mean=μ - ε * m_hat / (s_hat.sqrt() + λ),
@@ -91,9 +90,5 @@ class Vadam:
             momentum=m,
             gradient=ĝ,
             cost=cost,
-            step=t,
+            step=state.step + 1,
         )
-
-
-def _power(β: float | Tensor, t: Tensor) -> Tensor:
-    return torch.as_tensor(β, dtype=torch.float64) ** t

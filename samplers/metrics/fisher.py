@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from .. import data as data_
+from ..averages import newest_weight
 from ..batches import Batches
 from ..control import choose
 from ..likelihoods import without_validation
@@ -346,7 +347,7 @@ class Fisher:
         def refreshed() -> Memory:
             curvature, average = self.curvature(target, position, noise), ()
             if self.average is not None:
-                weight = torch.clamp(1 / (memory.updates + 1), min=1 - self.average).to(position)
+                weight = newest_weight(memory.updates, self.average).to(position)
                 average = curvature = memory.average.scaled(1 - weight).plus(curvature.scaled(weight))
                 if isinstance(average, LowRankCurvature):
                     assert self.rank is not None

@@ -21,13 +21,6 @@ MAX_DENSE = 5000  # parameters up to which D × D matrices are made: 200 MB in f
 Product = Callable[[Float[Tensor, "chain dim"]], Float[Tensor, "chain dim"]]
 
 
-def hessian_product(
-    target: Target, position: Float[Tensor, "chain dim"], vector: Float[Tensor, "chain dim"], batch: Batch = None
-) -> Float[Tensor, "chain dim"]:
-    """Hv, H = ∇²C/N, by forward differentiation of the gradient."""
-    return jvp(lambda at: target.cost_and_gradient(at, batch)[1], (position,), (vector,))[1]  # pyright: ignore[reportReturnType]
-
-
 def check_examples(target: Target, method: str) -> None:
     """Raise unless the target has examples, and a size for which D × D matrices can be made."""
     if not isinstance(target, Posterior):

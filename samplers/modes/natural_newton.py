@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .. import data as data_
+from ..averages import newest_weight
 from ..metrics.dense import cholesky, gram
 from ..metrics.rows import chunks_of, rows_of, score_directions, take_chunk
 from ..posterior import Posterior
@@ -125,7 +126,7 @@ class NaturalNewton:
         ω, N = state.position, target.num_data
         n = N if batch is None else batch.shape[1]
         cost, ĝ = target.cost_and_gradient(ω, batch)
-        weight = (1 / (state.step + 1)).clamp_min(1 - self.average).to(ω)
+        weight = newest_weight(state.step, self.average).to(ω)
         H = state.hessian + weight * (gauss_newton_matrix(target, ω, batch) - state.hessian)
         Ĉ = state.covariance + weight * (covariance_of_examples(target, ω, batch) - state.covariance)
 

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..likelihoods import without_validation
-from ..target import Target
+from ..target import Target, hessian_product
 from ..threefry import INIT, Noise, chain_keys
-from .curvature import hessian_product, krylov, ritz
+from .curvature import krylov, ritz
 from .ending import in_double
 
 NUM_PRODUCTS = 40

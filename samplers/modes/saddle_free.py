@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..schedules import Schedule, at_step, check_lr, check_positive
-from ..target import Batch, Target
+from ..target import Batch, Target, hessian_product
 from ..threefry import Noise
-from .curvature import hessian_product, krylov, ritz
+from .curvature import krylov, ritz
 from .gauss_newton import ROUNDING
 
 SUFFICIENT = 1e-4  # of the fall that the model predicts (Armijo)
@@ -141,11 +141,11 @@ class SaddleFreeNewton:
         # What the cost falls by along t s, to first order and, where it is curved downwards, to second.
         slope, bend = -(c * s).sum(-1), (torch.where(negative, -λ, 0.0) * s**2).sum(-1) / 2
         s = (s[:, None] @ v)[:, 0]
-        t = self._length(target, state, s, slope, bend)
-        position = ω + t[:, None] * s
-        cost, gradient = target.cost_and_gradient(position)
         # Where the cost's precision cannot tell, the gradient does.
         blind = (slope + bend) * N <= ROUNDING * torch.finfo(ω.dtype).eps * state.cost.abs()
+        t = self._length(target, state, s, slope, bend, blind)
+        position = ω + t[:, None] * s
+        cost, gradient = target.cost_and_gradient(position)
         worse = (blind & (gradient.norm(dim=-1) >= g.norm(dim=-1))) | (t == 0)
         return SaddleFreeState(
             position=torch.where(worse[:, None], ω, position),
@@ -158,12 +158,11 @@ class SaddleFreeNewton:
         )
 
     def _length(
-        self, target: Target, state: SaddleFreeState, s: Tensor, slope: Tensor, bend: Tensor
+        self, target: Target, state: SaddleFreeState, s: Tensor, slope: Tensor, bend: Tensor, blind: Tensor
     ) -> Float[Tensor, " chain"]:
         """The first of ε, ε/2, ε/4, … by which the cost falls sufficiently; 0 if none does."""
-        N, eps = target.num_data, torch.finfo(s.dtype).eps
+        N = target.num_data
         t = torch.as_tensor(at_step(self.lr, state.step)[0]).to(s).expand_as(state.cost).clone()
-        blind = (slope + bend) * N <= ROUNDING * eps * state.cost.abs()
         enough = blind
         for _ in range(HALVINGS):
             fall = state.cost - target.cost(state.position + t[:, None] * s)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..target import Target
-from .curvature import hessian_product
+from ..target import Target, hessian_product
 from .ending import Ending, in_double, show
 
 SCIPY_METHODS = {name.lower(): name for name in ("L-BFGS-B", "BFGS", "CG", "Newton-CG", "trust-ncg", "trust-krylov")}

@@ -10,7 +10,8 @@ import scipy.sparse.linalg
 import torch
 from langevin.samplers import LogDensity, Posterior, categorical, find_mode, gaussian
 from langevin.samplers.modes import GradientRegression, SaddleFreeNewton, smallest_curvature
-from langevin.samplers.modes.curvature import hessian_product, krylov, ritz
+from langevin.samplers.modes.curvature import krylov, ritz
+from langevin.samplers.target import hessian_product
 from torch import Tensor, nn
 from torch.func import hessian
 
