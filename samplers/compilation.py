@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import os
 import types
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,9 +21,29 @@ def compiled(block: Any, device: torch.device) -> Callable[..., tuple[Tensor, ..
     own = types.FunctionType(block.__code__.replace(), block.__globals__, block.__name__, None, block.__closure__)
     # Threefry is one long chain of integer operations; realising it in pieces makes code generation five times shorter.
     options: dict[str, Any] = {"realize_opcount_threshold": 12, "post_grad_custom_pre_pass": _zeros_in_memory()}
+    # The loop's parts are submodules of its graph, which the key of the compiler's cache on disk covers.
+    options["unsafe_marked_cacheable_functions"] = {"torch.ops.higher_order.while_loop": torch.__version__}
     if device.type == "cpu":
         options["cpp_wrapper"] = True
+        options["cpp.vec_isa_ok"] = True  # what the processor says is believed, not tried out by six compilations
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Settings under which a block is called for the first time, which compiles it."""
+    before = os.environ.get("TENSORIFY_PYTHON_SCALARS")
+    # Lifted settings are tensors already; looking for floats to lift would make Dynamo trace every block twice.
+    os.environ["TENSORIFY_PYTHON_SCALARS"] = "0"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # of the compiler's own parts
+            yield
+    finally:
+        if before is None:
+            del os.environ["TENSORIFY_PYTHON_SCALARS"]
+        else:
+            os.environ["TENSORIFY_PYTHON_SCALARS"] = before
 
 
 def lift(settings: Any, device: torch.device) -> Any:

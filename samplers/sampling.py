@@ -241,7 +241,7 @@ class _Run:
             if part is self.warmup:
                 first = part.first_step + part.filled * self.thinning
                 made_at = first + self.thinning * torch.arange(1, len(draws) + 1)
-                self.engine.learn_center(draws[made_at.to(draws.device) > self.num_warmup / 2])
+                self.engine.learn_center(draws, made_at.to(draws.device) > self.num_warmup / 2)
             part.add(draws, stats)
             made += steps
             self._announce()

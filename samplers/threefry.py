@@ -77,16 +77,21 @@ def words(
     keys: Int[Tensor, "row 2"], step: Int[Tensor, "..."], count: int, stream: int = 0
 ) -> Int[Tensor, "row count"]:
     """Draw `count` random 32-bit words for each row, at one step (0-d) or at one step per row."""
+    _check_count(count)
+    index = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
+    first, second = threefry2x32((keys[:, :1], keys[:, 1:]), _counter(step, index, stream))
+    return torch.cat((first, second), -1)[:, :count]
+
+
+def _check_count(count: int) -> None:
     if count > 2 * STREAM_SIZE:
         raise ValueError(f"one step can draw at most {2 * STREAM_SIZE} numbers per stream, asked for {count}")
-    half = (count + 1) // 2
-    index = torch.arange(half, dtype=torch.int32, device=keys.device)
-    if stream:
-        index = index + _signed(stream * STREAM_SIZE)
+
+
+def _counter(step: Int[Tensor, "..."], index: Int[Tensor, " count"], stream: int) -> tuple[Tensor, Tensor]:
+    """The 64-bit counter (step, index) of a stream, for one step (0-d) or one step per row."""
     step = step.to(torch.int32)
-    step = step[:, None] if step.ndim else step
-    first, second = threefry2x32((keys[:, :1], keys[:, 1:]), (step, index))
-    return torch.cat((first, second), -1)[:, :count]
+    return (step[:, None] if step.ndim else step), (index + _signed(stream * STREAM_SIZE) if stream else index)
 
 
 def to_uniform(word: Int[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "..."]:
@@ -98,7 +103,18 @@ def normals(
     keys: Int[Tensor, "row 2"], step: Int[Tensor, "..."], dim: int, dtype: torch.dtype, stream: int = 0
 ) -> Float[Tensor, "row dim"]:
     """Draw standard normal numbers by the Box–Muller transform; the largest possible magnitude is 6.7."""
+    _check_count(dim)
     half = (dim + 1) // 2
+    if torch.compiler.is_compiling():
+        # One expression for every element, which compiles to one pass that the update joins. The second half of the
+        # numbers, r sin a = r cos(a − π/2), encrypts its counters anew: cheaper than a buffer for the first half's.
+        place = torch.arange(dim, dtype=torch.int32, device=keys.device)
+        second = place >= half
+        pair = threefry2x32(
+            (keys[:, :1], keys[:, 1:]), _counter(step, torch.where(second, place - half, place), stream)
+        )
+        angle = (2.0 * math.pi) * to_uniform(pair[1], dtype) - torch.where(second, math.pi / 2, 0.0)
+        return torch.sqrt(-2.0 * torch.log(to_uniform(pair[0], dtype))) * torch.cos(angle)
     word = words(keys, step, 2 * half, stream)
     radius = torch.sqrt(-2.0 * torch.log(to_uniform(word[:, :half], dtype)))
     angle = (2.0 * math.pi) * to_uniform(word[:, half:], dtype)

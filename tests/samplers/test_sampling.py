@@ -120,7 +120,7 @@ def test_compilation_failure_falls_back_with_a_word(posterior, eight, monkeypatc
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr(engine_module, "compiled", broken)
-    monkeypatch.setattr("langevin.samplers.engine.COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr("langevin.samplers.engine.WORTH_COMPILING", 0.0)
     with pytest.warns(UserWarning, match="no compiler here"):
         chains = run(posterior, num_chains=8, compile="auto", thinning=1)
     assert chains.attrs["engine"] == "eager"

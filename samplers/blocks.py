@@ -1,0 +1,202 @@
+"""Many steps in one call.
+
+Inside a block of up to K steps a loop draws noise and minibatches by counter, calls the sampler's `step`, freezes
+chains whose state is no longer finite, and writes draws and statistics into the block's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batches import Batches
+from .control import while_loop, write_row
+from .target import Target
+from .threefry import Noise, normals
+from .tree import Spec, leaves, rebuild
+
+MAX_STEPS = 256  # per call: makes the call's overhead, about 40 µs, small against the smallest step
+PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
+RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
+COMMON_STATS = ("cost", "gradient_norm", "temperature")
+
+UNROLL, UNROLL_WORK = 4, 20_000  # parameters × examples × chains of a step below which the loop itself is what costs
+
+Block = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class PrefetchedNoise(Noise):
+    """Noise whose first stream was drawn ahead for all steps of a block, `[step, chain, dim]`."""
+
+    table: Tensor
+    row: Tensor
+
+    def normal(self, dim: int, stream: int = 0) -> Tensor:
+        """Look stream 0 up and draw the others."""
+        if stream == 0 and dim == self.table.shape[-1]:
+            return self.table.index_select(0, self.row)[0]
+        return normals(self.keys, self.step, dim, self.dtype, stream)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a block.
+
+    Attributes
+    ----------
+    max_steps
+        K, the most steps one call can make.
+    rows
+        The most draws one call can record. With a single row the draw is the position that the call ends with.
+    prefetch
+        Whether noise and indices of all K steps are drawn ahead, in one go.
+    in_place
+        Whether one step is one call, written over the state, once it is compiled.
+    unroll
+        Steps per turn of the loop, each of which costs some microseconds. Full-batch steps, which can hold loops of
+        their own (leapfrog), take one turn each.
+    """
+
+    max_steps: int
+    rows: int
+    prefetch: bool
+    in_place: bool
+    unroll: int
+
+    @classmethod
+    def of(cls, sampler: Any, position: Tensor, batch_size: int, thinning: int) -> Plan:
+        """Choose sizes that keep noise and record in the cache."""
+        cheap = not hasattr(sampler, "metric")
+        chains, dim = position.shape
+        item = position.element_size()
+        ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
+        most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
+        rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
+        unroll = UNROLL if cheap and 0 < position.numel() * batch_size <= UNROLL_WORK else 1
+        # Trajectories and metrics read a state after they have begun to change it.
+        in_place = ahead < 8 and cheap and sampler.gradient_at == "previous"
+        return cls(min(most, rows * thinning), rows, ahead >= 8, in_place, unroll)
+
+
+def sums_of(away: Tensor, gradient: Tensor, *tilt: Tensor, also: Tensor | None = None) -> tuple[Tensor, ...]:
+    """(ω−c)·ĝ, |ĝ|², (ω−c)·∇log of the measure where there is one, and Σ`also`, in one pass over the parameters."""
+    terms = [away * gradient, gradient**2, *(away * t for t in tilt), *([] if also is None else [also])]
+    return tuple(term.sum(-1) for term in terms)
+
+
+def statistics(
+    target: Target, sampler: Any, new: Any, sums: Sequence[Tensor], reading: Tensor, phase: Tensor, thinning: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Statistics of a step, `[statistic, chain]`, and the sum of temperature readings that the next step goes on from.
+
+    A temperature is the mean of the readings since the last draw.
+    """
+    virial, square, *tilt = sums
+    dim = target.dim
+    total = reading + torch.stack((virial * (target.num_data / dim), *(1 + t / dim for t in tilt)))
+    extra = (getattr(new, name).to(total.dtype) for name in sampler.stats)
+    values = torch.stack((new.cost, square.sqrt(), *(total / thinning), *extra))
+    return values, torch.where((phase + 1) % thinning == 0, 0.0, total)
+
+
+def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spec, plan: Plan) -> Block:
+    """Build the function of tensors that makes up to `plan.max_steps` steps; it can be compiled as one graph."""
+    tilted = is_tilted(sampler)
+
+    def block(
+        num_steps: Tensor,
+        phase: Tensor,
+        thinning: Tensor,
+        noise_keys: Tensor,
+        batch_keys: Tensor,
+        center: Tensor,
+        stopped: Tensor,
+        reading: Tensor,
+        *fields: Tensor,
+    ) -> tuple[Tensor, ...]:
+        start = rebuild(state, fields)
+        chains, dim = start.position.shape
+        dtype, device = start.position.dtype, start.position.device
+        noise_table, index_table = None, None
+        if plan.prefetch:
+            ahead = -(-plan.max_steps // plan.unroll) * plan.unroll
+            steps = (start.step + torch.arange(ahead, device=device)).repeat_interleave(chains)
+            noise_table = normals(noise_keys.repeat(ahead, 1), steps, dim, dtype)
+            noise_table = noise_table.unflatten(0, (ahead, chains))
+            if batches is not None:
+                index_table = batches.indices(batch_keys.repeat(ahead, 1), steps)
+                index_table = index_table.unflatten(0, (ahead, chains))
+
+        def more(k: Tensor, *_: Tensor) -> Tensor:
+            return k < num_steps
+
+        def step(k: Tensor, stopped: Tensor, reading: Tensor, draws: Tensor, stats: Tensor, *fields: Tensor):
+            due = k < num_steps  # an unrolled loop may overshoot: such steps leave everything as it is
+            old = rebuild(state, fields)
+            noise, batch = Noise(noise_keys, old.step, dtype), None
+            if noise_table is not None:
+                noise = PrefetchedNoise(noise_keys, old.step, dtype, noise_table, k.reshape(1))
+            if index_table is not None:
+                batch = index_table.index_select(0, k.reshape(1))[0]
+            elif batches is not None:
+                batch = batches.indices(batch_keys, old.step)
+            new = sampler.step(target, old, batch, noise)
+
+            at = old.position if sampler.gradient_at == "previous" else new.position
+            tilt = (new.log_measure_gradient,) if tilted else ()
+            *sums, zero = sums_of(at - center, new.gradient, *tilt, also=new.position - new.position)
+            healthy = torch.isfinite(new.cost + zero)  # the sum is 0 for finite positions and NaN for others
+            stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
+            alive = stopped < 0
+            # Eager code on a CPU may look: where nothing is to be frozen, a large metric need not be copied.
+            at_once = not torch.compiler.is_compiling() and device.type == "cpu" and bool((alive & due).all())
+            kept = (
+                leaves(new)
+                if at_once
+                else [
+                    torch.where(over(alive & due, n) if n.ndim else due, n.contiguous(), o)
+                    for n, o in zip(leaves(new), fields, strict=True)  # a compiled loop's carry may not change strides
+                ]
+            )
+
+            row = torch.where(due, (phase + k) // thinning, plan.rows)
+            values, total = statistics(target, sampler, new, sums, reading, phase + k, thinning)
+            recorded = torch.where(alive[:, None], rebuild(state, kept).position, torch.nan)
+            draws = write_row(draws, row, recorded) if plan.rows > 1 else recorded.unsqueeze(0)
+            stats = write_row(stats, row, torch.where(alive, values, torch.nan))
+            reading = torch.where(due, total, reading)
+            return k + 1, stopped, reading, draws, stats, *kept
+
+        def body(*carry: Tensor) -> tuple[Tensor, ...]:
+            for _ in range(plan.unroll):
+                carry = step(*carry)
+            return carry
+
+        num_stats = len(COMMON_STATS) + tilted + len(sampler.stats)
+        carry = (
+            torch.zeros((), dtype=torch.int64, device=device),
+            stopped,
+            reading,
+            torch.zeros(plan.rows + (plan.rows > 1), chains, dim, dtype=dtype, device=device),
+            torch.zeros(plan.rows + 1, num_stats, chains, dtype=dtype, device=device),  # the last for steps not due
+            *fields,
+        )
+        _, stopped, reading, draws, stats, *fields_out = while_loop(more, body, carry)
+        return stopped, reading, draws, stats, *fields_out
+
+    return block
+
+
+def over(chains: Tensor, value: Tensor) -> Tensor:
+    """Per-chain numbers `[chain]`, shaped to go with a value `[chain, ...]`."""
+    return chains.reshape(-1, *[1] * (value.ndim - 1))
+
+
+def is_tilted(sampler: Any) -> bool:
+    """Whether the stationary law is exp(−C/T) times a factor, whose log gradient the state holds."""
+    return getattr(sampler, "measure", "lebesgue") == "jeffreys"
