@@ -24,7 +24,7 @@ PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
 RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
 COMMON_STATS = ("cost", "gradient_norm", "temperature")
 
-UNROLL, UNROLL_WORK = 4, 20_000  # parameters × examples × chains of a step below which the loop itself is what costs
+UNROLL, UNROLL_WORK = 2, 20_000  # parameters × examples × chains of a step below which the loop itself is what costs
 
 Block = Callable[..., tuple[Tensor, ...]]
 
@@ -40,7 +40,7 @@ class PrefetchedNoise(Noise):
         """Look stream 0 up and draw the others."""
         if stream == 0 and dim == self.table.shape[-1]:
             return self.table.index_select(0, self.row)[0]
-        return normals(self.keys, self.step, dim, self.dtype, stream)
+        return super().normal(dim, stream)
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,28 @@ from .tree import leaves, rebuild, spec_of
 
 Carry = tuple[Tensor, ...]
 
-# Multiply-adds between two waits, below which threads wait for one another more than they help.
-PARALLEL_WORK = 5_000_000
+# Parameters × examples × chains of a step, below which threads wait for one another more than they help; within a
+# factor of FAR it depends on the model, and is worth measuring.
+PARALLEL_WORK, FAR = 5_000_000, 10
+GAIN = 0.9  # of the time on one thread, above which several are not worth their cores
 
 
 @contextlib.contextmanager
-def threads_for(work: int, device: torch.device) -> Iterator[None]:
-    """Use one CPU thread for steps of little work (parameters × examples × chains), and as many as before after."""
+def threads_for(work: int, device: torch.device, time_step: Callable[[], float] | None = None) -> Iterator[None]:
+    """Use one CPU thread for steps of little work (parameters × examples × chains), and as many as before after.
+
+    With `time_step`, steps that are not far too small for several threads are timed on one and on all.
+    """
     before = torch.get_num_threads()
-    if device.type == "cpu" and work < PARALLEL_WORK:
-        torch.set_num_threads(1)
     try:
+        if device.type == "cpu" and before > 1:
+            if time_step is None or work < PARALLEL_WORK / FAR:
+                several = work >= PARALLEL_WORK
+            else:
+                on_all = time_step()
+                torch.set_num_threads(1)
+                several = on_all < GAIN * time_step()
+            torch.set_num_threads(before if several else 1)
         yield
     finally:
         torch.set_num_threads(before)

@@ -50,7 +50,9 @@ class Engine:
     description
         How steps are run.
     reason
-        Why they are not compiled, or None.
+        Why they are not compiled; None where they are, or where nobody asked.
+    threads
+        CPU threads, as they were when `choose` was called.
     compile_seconds
         How long compiling took the last time it was done in this process.
     """
@@ -85,7 +87,7 @@ class Engine:
         self.plan = Plan.of(sampler, state.position, batch_size, thinning)
         self._block = make_block(target, sampler, batches, spec_of(state), self.plan)
         self._step: Block | None = None
-        self.description, self.reason = "eager", None
+        self.description, self.reason, self.threads = "eager", None, torch.get_num_threads()
 
     def run(self, num_steps: int) -> tuple[Tensor, Tensor]:
         """Make up to `longest` steps.
@@ -111,10 +113,15 @@ class Engine:
         self.state = rebuild(spec_of(self.state), fields)
         return draws, stats
 
-    def _steps_in_place(self, num_steps: int) -> tuple[Tensor, Tensor]:
-        stats = torch.empty(0)
-        for phase in range(self.phase, self.phase + num_steps):
-            stats = self._step_in_place(phase)
+    def _steps_in_place(self, num_steps: int, due: bool = True) -> tuple[Tensor, Tensor]:
+        assert self._step is not None
+        due_, phase = (torch.tensor(value, device=self.target.device) for value in (due, self.phase))
+        fields, stats = leaves(self.state), torch.empty(0)
+        for _ in range(num_steps):
+            self.stopped, self.reading, stats = self._step(
+                due_, phase, self.thinning, *self.keys, self.center, self.stopped, self.reading, *fields
+            )
+            phase = phase + 1
         # Overflow in the update itself, which a step does not look for.
         least, most = self.state.position.aminmax(dim=-1)
         overflown = (self.stopped < 0) & ~torch.isfinite(most - least)
@@ -123,14 +130,6 @@ class Engine:
         if bool((self.stopped >= 0).any()):
             draws = torch.where(self.stopped[:, None] < 0, draws, torch.nan)
         return draws[None], stats[None]
-
-    def _step_in_place(self, phase: int, due: bool = True) -> Tensor:
-        assert self._step is not None
-        counters = (torch.tensor(value, device=self.target.device) for value in (due, phase))
-        self.stopped, self.reading, stats = self._step(
-            *counters, self.thinning, *self.keys, self.center, self.stopped, self.reading, *leaves(self.state)
-        )
-        return stats
 
     @property
     def longest(self) -> int:
@@ -174,12 +173,13 @@ class Engine:
         """Compile if told to, or if ``"auto"`` and the run is long enough; go on eagerly if only that fails."""
         if compile not in (True, False, "auto"):
             raise ValueError(f'compile must be True, False or "auto", got {compile!r}')
+        self.threads = torch.get_num_threads()
         if compile is False:
             return
         if compile == "auto":
             seconds = self.seconds_per_step() * total_steps
             if seconds < WORTH_COMPILING * self.compile_seconds:
-                self.reason = f"compiling does not repay itself in {seconds:.2g} s"
+                self.reason = f"about {seconds:.2g} s, too short to repay compiling"
                 return
         try:
             self.compile()
@@ -207,7 +207,8 @@ class Engine:
             with compiling():
                 if self.plan.in_place:
                     self.state, self._step = without_gradient(state), block
-                    self._step_in_place(self.phase, due=False)
+                    with torch.no_grad(), without_validation():
+                        self._steps_in_place(1, due=False)
                 else:
                     self._block = block
                     self._rehearse(self.longest)
@@ -233,6 +234,12 @@ class Engine:
         made_of = self.target, lifted, self.batches, spec_of(self.state)
         block = make_step(*made_of) if self.plan.in_place else make_block(*made_of, self.plan)
         return compiled(block, self.target.device), lifted
+
+    @property
+    def account(self) -> str:
+        """How steps are run, on how many threads, and why not otherwise: for people."""
+        threads = [f"{self.threads} thread{'s' * (self.threads > 1)}"] if self.target.device.type == "cpu" else []
+        return ", ".join([self.description, *threads]) + (f" ({self.reason})" if self.reason else "")
 
     def seconds_per_step(self) -> float:
         """Time a few steps from the present state, which stays; what a block draws ahead is shared out over K."""

@@ -29,6 +29,7 @@ def describe(
         "seed": seed,
         "chain_ids": ids,
         "thinning": thinning,
+        "autocast": str(cast).removeprefix("torch.") if (cast := getattr(target, "autocast", None)) else None,
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 import time
@@ -22,6 +21,7 @@ from .engine import Engine
 from .metrics.metric import remedy
 from .progress import Progress
 from .provenance import describe, versions
+from .record import Record
 from .schedules import at_step
 from .starts import Init, starting_positions
 from .target import Target
@@ -30,6 +30,7 @@ from .threefry import MOMENTA, Noise, chain_keys
 from .tree import leaf_names, leaves, rebuild, spec_of
 
 CHECKPOINT_SECONDS = 60.0
+WORTH_TIMING = 500  # steps of a run, from which on some 20 may be spent on measuring how many threads to use
 BLOCK_SECONDS = 0.5  # how long a call may keep Ctrl-C and the progress bar waiting
 
 
@@ -149,28 +150,25 @@ def sample(
                 f"checkpoint {checkpoint} belongs to another run; (there, here): {changed}; remove or rename it"
             )
     if resumed is None:
-        position = starting_positions(target, init, seed, ids, made_by["temperature"] or 1.0)
-        state = sampler.init(target, position, num_warmup)
-        if hasattr(sampler, "thermalise"):
-            keys = chain_keys(seed, torch.tensor(ids, device=target.device), MOMENTA)
-            state = sampler.thermalise(target, state, Noise(keys, state.step, target.dtype))
+        state = _first_state(target, sampler, init, seed, ids, num_warmup, made_by["temperature"] or 1.0)
     else:
         state = _restore(target, sampler, resumed, ids)
     engine = Engine(target, sampler, source, state, seed=seed, chain_ids=ids, thinning=thinning)
+    del state  # which the engine may write over, or keep less of
     if resumed is not None:
         engine.resume(resumed.state)
 
     warmup_left, samples_left = num_warmup, num_samples
     if done is not None:
-        warmup_left = max(0, num_warmup - int(state.step))
+        warmup_left = max(0, num_warmup - int(engine.state.step))
         samples_left = num_samples - done.num_draws
     run = _Run(engine, columns, names, made_by, num_warmup, num_samples, keep_warmup, checkpoint, done)
     total = warmup_left + samples_left * thinning
     if total > 0:
-        work = state.position.numel() * (batch_size or target.num_data)
-        with threads_for(work, target.device):
+        work = engine.state.position.numel() * (batch_size or target.num_data)
+        with threads_for(work, target.device, engine.seconds_per_step if total >= WORTH_TIMING else None):
             engine.choose(total, compile)
-            with Progress(total, engine.description, progress) as bar:
+            with Progress(total, engine.account, progress) as bar:
                 run.go(warmup_left, samples_left, bar)
     return run.chains()
 
@@ -200,11 +198,11 @@ class _Run:
         self.warmup, self.sampling = self._part(0, False), self._part(0, True)
         self.block_steps = 1
 
-    def _part(self, rows: int, store_draws: bool) -> _Part:
+    def _part(self, rows: int, store_draws: bool) -> Record:
         chains, dim = self.engine.state.position.shape
         width = dim if self.columns is None else len(self.columns)
         dtype = self.engine.state.position.dtype
-        return _Part(
+        return Record(
             draws=torch.empty(chains, rows, width if store_draws else 0, dtype=dtype),
             stats={name: torch.empty(chains, rows, dtype=dtype) for name in self.engine.stat_names},
             first_step=int(self.engine.state.step) - self.engine.phase,
@@ -231,7 +229,7 @@ class _Run:
         if self.checkpoint is not None:
             self.chains().save(self.checkpoint)
 
-    def _steps(self, part: _Part, total: int, bar: Progress) -> None:
+    def _steps(self, part: Record, total: int, bar: Progress) -> None:
         made = 0
         while made < total and bool((self.engine.stopped < 0).any()):
             # Blocks grow until one takes BLOCK_SECONDS, in whole draws where a block holds several.
@@ -283,7 +281,7 @@ class _Run:
                 "num_samples": self.num_samples,
                 "stopped": {str(c): s for c, s in _stopped(self.engine, self.made_by["chain_ids"]).items()},
                 "interrupted": self.interrupted,
-                "engine": self.engine.description,
+                "engine": self.engine.account,
                 "seconds": seconds,
                 "started": self.started,
                 "device": str(self.engine.target.device),
@@ -327,7 +325,7 @@ class _Run:
         values = target.to("cpu").unravel(flat)
         return {name: values[name].clone() if self.columns is not None else values[name] for name in self.names}
 
-    def _stats(self, part: _Part) -> dict[str, Tensor]:
+    def _stats(self, part: Record) -> dict[str, Tensor]:
         stats = {name: values[:, : part.filled] for name, values in part.stats.items()}
         steps = part.first_step + self.thinning * torch.arange(1, part.filled + 1) - 1
         lr, heat = at_step(getattr(self.engine.sampler, "lr", None), steps)
@@ -338,31 +336,6 @@ class _Run:
         stopped = self.engine.stopped.cpu()[:, None]
         stats["diverged"] = (stopped >= 0) & (stopped <= steps)
         return stats
-
-
-@dataclasses.dataclass
-class _Part:
-    """A preallocated store of draws and statistics, filled in order."""
-
-    draws: Tensor
-    stats: dict[str, Tensor]
-    first_step: int
-    columns: Tensor | None
-    filled: int = 0
-
-    def add(self, draws: Tensor, stats: Tensor) -> None:
-        """Append `[row, chain, dim]` and `[row, statistic, chain]`."""
-        rows = slice(self.filled, self.filled + len(draws))
-        if self.draws.shape[-1]:
-            draws = draws if self.columns is None else draws.index_select(-1, self.columns)
-            self.draws[:, rows] = draws.transpose(0, 1)
-        for name, values in zip(self.stats, stats.unbind(1), strict=True):
-            self.stats[name][:, rows] = values.T
-        self.filled += len(draws)
-
-    def latest(self, name: str) -> float:
-        """Mean of a statistic over the healthy chains at the last draw."""
-        return float(self.stats[name][:, self.filled - 1].nanmean()) if self.filled else float("nan")
 
 
 def _columns(target: Target, keep: str | Sequence[str] | None) -> tuple[Tensor | None, list[str]]:
@@ -376,6 +349,16 @@ def _columns(target: Target, keep: str | Sequence[str] | None) -> tuple[Tensor |
     kept = [any(fnmatchcase(name, pattern) for pattern in patterns) for name in names]
     mask = torch.cat([torch.full((size,), k) for size, k in zip(target.layout.sizes, kept, strict=True)])
     return mask.nonzero()[:, 0].to(target.device), [name for name, k in zip(names, kept, strict=True) if k]
+
+
+def _first_state(
+    target: Target, sampler: Any, init: Init, seed: int, ids: list[int], num_warmup: int, temperature: float
+) -> Any:
+    state = sampler.init(target, starting_positions(target, init, seed, ids, temperature), num_warmup)
+    if hasattr(sampler, "thermalise"):
+        keys = chain_keys(seed, torch.tensor(ids, device=target.device), MOMENTA)
+        state = sampler.thermalise(target, state, Noise(keys, state.step, target.dtype))
+    return state
 
 
 def _restore(target: Target, sampler: Any, chains: Chains, ids: list[int]) -> Any:

@@ -134,7 +134,8 @@ def cost_and_gradient(target: Target, position: Tensor, batch: Batch) -> tuple[T
         return cost.sum(), cost
 
     # Plain autograd is quicker in eager code, but does not nest in other derivatives.
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    nested = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
+    if torch.compiler.is_compiling() or nested:
         gradient, (_, cost) = torch.func.grad_and_value(total, has_aux=True)(position)
         return cost, gradient / target.num_data
     with torch.enable_grad():

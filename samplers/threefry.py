@@ -78,8 +78,13 @@ def words(
 ) -> Int[Tensor, "row count"]:
     """Draw `count` random 32-bit words for each row, at one step (0-d) or at one step per row."""
     _check_count(count)
-    index = torch.arange((count + 1) // 2, dtype=torch.int32, device=keys.device)
-    first, second = threefry2x32((keys[:, :1], keys[:, 1:]), _counter(step, index, stream))
+    half = (count + 1) // 2
+    index = torch.arange(half, dtype=torch.int32, device=keys.device)
+    step, index = _counter(step, index, stream)
+    if keys.shape[0] > half:  # vector instructions work along the last dimension, which should be the longer one
+        first, second = threefry2x32((keys[:, 0], keys[:, 1]), (step.squeeze(-1), index[:, None]))
+        return torch.cat((first, second)).T[:, :count]
+    first, second = threefry2x32((keys[:, :1], keys[:, 1:]), (step, index))
     return torch.cat((first, second), -1)[:, :count]
 
 
@@ -91,7 +96,7 @@ def _check_count(count: int) -> None:
 def _counter(step: Int[Tensor, "..."], index: Int[Tensor, " count"], stream: int) -> tuple[Tensor, Tensor]:
     """The 64-bit counter (step, index) of a stream, for one step (0-d) or one step per row."""
     step = step.to(torch.int32)
-    return (step[:, None] if step.ndim else step), (index + _signed(stream * STREAM_SIZE) if stream else index)
+    return step[..., None], (index + _signed(stream * STREAM_SIZE) if stream else index)
 
 
 def to_uniform(word: Int[Tensor, "..."], dtype: torch.dtype) -> Float[Tensor, "..."]:
@@ -103,22 +108,28 @@ def normals(
     keys: Int[Tensor, "row 2"], step: Int[Tensor, "..."], dim: int, dtype: torch.dtype, stream: int = 0
 ) -> Float[Tensor, "row dim"]:
     """Draw standard normal numbers by the Box–Muller transform; the largest possible magnitude is 6.7."""
-    _check_count(dim)
     half = (dim + 1) // 2
-    if torch.compiler.is_compiling():
-        # One expression for every element, which compiles to one pass that the update joins. The second half of the
-        # numbers, r sin a = r cos(a − π/2), encrypts its counters anew: cheaper than a buffer for the first half's.
-        place = torch.arange(dim, dtype=torch.int32, device=keys.device)
-        second = place >= half
-        pair = threefry2x32(
-            (keys[:, :1], keys[:, 1:]), _counter(step, torch.where(second, place - half, place), stream)
-        )
-        angle = (2.0 * math.pi) * to_uniform(pair[1], dtype) - torch.where(second, math.pi / 2, 0.0)
-        return torch.sqrt(-2.0 * torch.log(to_uniform(pair[0], dtype))) * torch.cos(angle)
     word = words(keys, step, 2 * half, stream)
     radius = torch.sqrt(-2.0 * torch.log(to_uniform(word[:, :half], dtype)))
     angle = (2.0 * math.pi) * to_uniform(word[:, half:], dtype)
     return torch.cat((radius * torch.cos(angle), radius * torch.sin(angle)), -1)[:, :dim]
+
+
+def normals_in_one_pass(
+    keys: Int[Tensor, "row 2"], step: Int[Tensor, "..."], dim: int, dtype: torch.dtype, stream: int = 0
+) -> Float[Tensor, "row dim"]:
+    """The numbers of `normals` by one expression for every element, which compiles to one pass that an update joins.
+
+    The second half, r sin a = r cos(a − π/2), encrypts its counters anew: cheaper than memory for the first half's.
+    """
+    _check_count(dim)
+    half = (dim + 1) // 2
+    place = torch.arange(dim, dtype=torch.int32, device=keys.device)
+    second = place >= half
+    counter = _counter(step, torch.where(second, place - half, place), stream)
+    pair = threefry2x32((keys[:, :1], keys[:, 1:]), counter)
+    angle = (2.0 * math.pi) * to_uniform(pair[1], dtype) - (math.pi / 2) * second.to(dtype)
+    return torch.sqrt(-2.0 * torch.log(to_uniform(pair[0], dtype))) * torch.cos(angle)
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,8 @@ class Noise:
 
     def normal(self, dim: int, stream: int = 0) -> Float[Tensor, "chain dim"]:
         """Standard normal numbers; `stream` (0 to 7) tells independent draws of one step apart."""
-        return normals(self.keys, self.step, dim, self.dtype, stream)
+        draw = normals_in_one_pass if torch.compiler.is_compiling() else normals
+        return draw(self.keys, self.step, dim, self.dtype, stream)
 
     def uniform(self, dim: int = 1, stream: int = 0) -> Float[Tensor, "chain dim"]:
         """Numbers in (0, 1]. Do not use one stream for uniform and normal numbers of the same step."""
