@@ -7,7 +7,7 @@ chains whose state is no longer finite, and writes draws and statistics into the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,8 @@ class Plan:
         Whether noise and indices of all K steps are drawn ahead, in one go.
     in_place
         Whether one step is one call, written over the state, once it is compiled.
+    eager_gradient
+        Whether the gradients of steps in place are computed outside of compiled code.
     unroll
         Steps per turn of the loop, each of which costs some microseconds. Full-batch steps, which can hold loops of
         their own (leapfrog), take one turn each.
@@ -66,6 +68,7 @@ class Plan:
     rows: int
     prefetch: bool
     in_place: bool
+    eager_gradient: bool
     unroll: int
 
     @classmethod
@@ -78,9 +81,12 @@ class Plan:
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
         rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
         unroll = UNROLL if cheap and 0 < position.numel() * batch_size <= UNROLL_WORK else 1
-        # Trajectories and metrics read a state after they have begun to change it.
-        in_place = ahead < 8 and cheap and sampler.gradient_at == "previous"
-        return cls(min(most, rows * thinning), rows, ahead >= 8, in_place, unroll)
+        in_place = ahead < 8 and can_be_in_place(sampler)
+        return cls(min(most, rows * thinning), rows, ahead >= 8, in_place, False, unroll)
+
+    def with_eager_gradient(self) -> Plan:
+        """Steps in place after gradients from outside."""
+        return replace(self, max_steps=MAX_STEPS, rows=1, prefetch=False, in_place=True, eager_gradient=True, unroll=1)
 
 
 def sums_of(away: Tensor, gradient: Tensor, *tilt: Tensor, also: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -124,7 +130,8 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
         dtype, device = start.position.dtype, start.position.device
         noise_table, index_table = None, None
         if plan.prefetch:
-            ahead = -(-plan.max_steps // plan.unroll) * plan.unroll
+            most = plan.max_steps if torch.compiler.is_compiling() else int(num_steps)
+            ahead = -(-most // plan.unroll) * plan.unroll
             steps = (start.step + torch.arange(ahead, device=device)).repeat_interleave(chains)
             noise_table = normals(noise_keys.repeat(ahead, 1), steps, dim, dtype)
             noise_table = noise_table.unflatten(0, (ahead, chains))
@@ -190,6 +197,11 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
         return stopped, reading, draws, stats, *fields_out
 
     return block
+
+
+def can_be_in_place(sampler: Any) -> bool:
+    """Whether a step is an update of each parameter: trajectories and metrics read a state that they have changed."""
+    return sampler.gradient_at == "previous" and not hasattr(sampler, "metric")
 
 
 def over(chains: Tensor, value: Tensor) -> Tensor:

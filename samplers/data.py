@@ -95,6 +95,6 @@ def cast(tree: Any, device: torch.device | str | None, dtype: torch.dtype) -> An
     return pytree.tree_map_only(Tensor, move, tree)
 
 
-def take(tree: Any, index: Tensor) -> Any:
+def take(tree: Any, index: Tensor | int) -> Any:
     """Rows `index` of all tensors."""
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[index], tree)

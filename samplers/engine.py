@@ -2,6 +2,7 @@
 
 - Small and medium states: many steps in one compiled call (`blocks`).
 - Large states: one compiled step a call, written over the old state (`in_place`).
+- Large convolutional networks: the same, with eager gradients.
 - Without a compiler, or for runs too short to repay it: the same blocks, eagerly.
 
 No sampler knows of this. All ways differ by floating-point reordering only.
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batches
-from .blocks import COMMON_STATS, Block, Plan, is_tilted, make_block
+from .blocks import COMMON_STATS, Block, Plan, can_be_in_place, is_tilted, make_block
 from .compilation import compiled, compiling, lift, set_lifted, structure
 from .in_place import CENTERED_DIM, make_step, without_gradient
 from .likelihoods import without_validation
@@ -25,6 +26,7 @@ from .target import Target
 from .threefry import BATCHES, NOISE, chain_keys
 from .tree import leaf_names, leaves, rebuild, spec_of
 
+LONG_GRADIENT = 0.02  # seconds; compiled convolutions of that size were slower than eager ones by a quarter
 WORTH_COMPILING = 1.5  # seconds of eager steps for each second of compiling, from which on it is repaid
 _CARRIED = ("center", "late_sum", "late_count", "stopped", "reading")
 
@@ -116,10 +118,18 @@ class Engine:
     def _steps_in_place(self, num_steps: int, due: bool = True) -> tuple[Tensor, Tensor]:
         assert self._step is not None
         due_, phase = (torch.tensor(value, device=self.target.device) for value in (due, self.phase))
-        fields, stats = leaves(self.state), torch.empty(0)
-        for _ in range(num_steps):
+        fields, stats, given, batches = leaves(self.state), torch.empty(0), (), [None] * num_steps
+        if self.plan.eager_gradient and self.batches is not None:
+            steps = (self.state.step + torch.arange(num_steps, device=phase.device)).repeat_interleave(
+                len(self.keys[1])
+            )
+            found = self.batches.indices(self.keys[1].repeat(num_steps, 1), steps)
+            batches = found.unflatten(0, (num_steps, -1)).unbind()
+        for batch in batches:
+            if self.plan.eager_gradient:
+                given = self.target.cost_and_gradient(self.state.position, batch)
             self.stopped, self.reading, stats = self._step(
-                due_, phase, self.thinning, *self.keys, self.center, self.stopped, self.reading, *fields
+                due_, phase, self.thinning, *self.keys, self.center, self.stopped, self.reading, *given, *fields
             )
             phase = phase + 1
         # Overflow in the update itself, which a step does not look for.
@@ -176,21 +186,44 @@ class Engine:
         self.threads = torch.get_num_threads()
         if compile is False:
             return
+        eager_seconds = 0.0
         if compile == "auto":
-            seconds = self.seconds_per_step() * total_steps
-            if seconds < WORTH_COMPILING * self.compile_seconds:
-                self.reason = f"about {seconds:.2g} s, too short to repay compiling"
+            eager_seconds = self.seconds_per_step()
+            if eager_seconds * total_steps < WORTH_COMPILING * self.compile_seconds:
+                self.reason = f"about {eager_seconds * total_steps:.2g} s, too short to repay compiling"
                 return
+        eager = self._block, self.plan
+        if self._has_long_gradient():
+            self.plan = self.plan.with_eager_gradient()
         try:
             self.compile()
         except KeyboardInterrupt:
             raise
         except Exception as error:
+            self.plan = eager[1]
             if compile is True:
                 raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             self.reason = f"compiling failed, {type(error).__name__}: {first[:200]}"
             warnings.warn(f"steps run eagerly: {self.reason}", stacklevel=3)
+            return
+        # Convolutions can be slower in compiled code.
+        if compile == "auto" and (seconds := self.seconds_per_step()) > eager_seconds:
+            (self._block, self.plan), self._step, self.description = eager, None, "eager"
+            self.reason = f"compiled steps take {seconds / eager_seconds:.2g} times as long"
+
+    def _has_long_gradient(self) -> bool:
+        """Whether compiling would take long and not make the gradient faster."""
+        chains = len(self.state.position)
+        if chains > 1 or not getattr(self.target, "is_convolutional", False) or not can_be_in_place(self.sampler):
+            return False
+        batch = None if self.batches is None else self.batches.indices(self.keys[1], self.state.step)
+        seconds = float("inf")
+        for _ in range(2):
+            began = time.perf_counter()
+            self.target.cost_and_gradient(self.state.position, batch)
+            seconds = min(seconds, time.perf_counter() - began)
+        return seconds > LONG_GRADIENT
 
     def compile(self) -> None:
         """Compile the block or step, or take the one that this target already has.
@@ -221,6 +254,7 @@ class Engine:
         if new:
             Engine.compile_seconds = time.perf_counter() - began
         how = "one step a call, in place" if self.plan.in_place else f"up to {self.plan.max_steps} steps a call"
+        how += ", after an eager gradient" if self.plan.eager_gradient else ""
         self.description, self.reason = f"compiled, {how}", None
 
     def _key(self) -> tuple[Any, ...]:
@@ -232,7 +266,8 @@ class Engine:
     def _compiled(self) -> tuple[Block, Any]:
         lifted = lift(self.sampler, self.target.device)
         made_of = self.target, lifted, self.batches, spec_of(self.state)
-        block = make_step(*made_of) if self.plan.in_place else make_block(*made_of, self.plan)
+        in_place = self.plan.in_place
+        block = make_step(*made_of, self.plan.eager_gradient) if in_place else make_block(*made_of, self.plan)
         return compiled(block, self.target.device), lifted
 
     @property

@@ -2,7 +2,8 @@
 
 Where a state is too large for the cache, passes over memory and new memory are what a step costs besides its gradient.
 Here one call is one step: a first pass over gradient and position takes the statistics, and a second draws the noise,
-makes the sampler's update and writes it into the state's own memory.
+makes the sampler's update and writes it into the state's own memory. Gradients that compiling does not make faster,
+those of large convolutional networks, can be computed outside, eagerly.
 """
 
 from __future__ import annotations
@@ -31,8 +32,34 @@ def without_gradient(state: Any) -> Any:
     return dataclasses.replace(state, gradient=state.position.new_zeros(1, 1).expand_as(state.position))
 
 
-def make_step(target: Target, sampler: Any, batches: Batches | None, state: Spec) -> Block:
-    """Build the function of tensors that makes one step in place, or none unless `due`; it is meant to be compiled."""
+@dataclasses.dataclass(frozen=True)
+class GivenGradient:
+    """A target as far as the update of a sampler needs it, whose cost and gradient have been computed elsewhere."""
+
+    target: Target
+    cost: Tensor
+    gradient: Tensor
+
+    @property
+    def num_data(self) -> int:
+        """N."""
+        return self.target.num_data
+
+    @property
+    def dim(self) -> int:
+        """Length of a position."""
+        return self.target.dim
+
+    def cost_and_gradient(self, position: Tensor, batch: Any = None) -> tuple[Tensor, Tensor]:
+        """What was computed, at the state's own position."""
+        return self.cost, self.gradient
+
+
+def make_step(target: Target, sampler: Any, batches: Batches | None, state: Spec, given: bool = False) -> Block:
+    """Build the function of tensors that makes one step in place, or none unless `due`; it is meant to be compiled.
+
+    With `given`, cost and gradient of the step are two more arguments, before the state's fields.
+    """
 
     def step(
         due: Tensor,
@@ -45,10 +72,11 @@ def make_step(target: Target, sampler: Any, batches: Batches | None, state: Spec
         reading: Tensor,
         *fields: Tensor,
     ) -> tuple[Tensor, ...]:
-        old = rebuild(state, fields)
+        place: Any = GivenGradient(target, *fields[:2]) if given else target
+        old = rebuild(state, fields[2:] if given else fields)
         noise = Noise(noise_keys, old.step, old.position.dtype)
-        batch = None if batches is None else batches.indices(batch_keys, old.step)
-        new = sampler.step(target, old, batch, noise)
+        batch = None if batches is None or given else batches.indices(batch_keys, old.step)
+        new = sampler.step(place, old, batch, noise)
 
         # The new position is finite if the old one and the gradient are, short of overflow, which `run` looks for.
         virial, square = sums_of(old.position - center, new.gradient)

@@ -80,7 +80,7 @@ class Posterior:
         few = torch.arange(min(2, self.num_data), device=self.device)
         before = {name: buffer.clone() for name, buffer in self._buffers.items()}
         try:
-            outputs = self.outputs(self._default[None], data_.take(self.inputs, few))[0]
+            outputs = self._call_mapped(data_.take(self.inputs, few))
         except RuntimeError as error:
             if "randomness" not in str(error):
                 raise
@@ -88,7 +88,7 @@ class Posterior:
                 "the model's forward pass draws random numbers (functional dropout?); call model.eval() or remove "
                 "them: a random forward pass has no posterior"
             ) from error
-        one = self.outputs(self._default[None], data_.take(self.inputs, few[:1]))[0]
+        one = self._call_mapped(data_.take(self.inputs, few[:1]))
         if one.shape != (1, *outputs.shape[1:]):
             raise ValueError(
                 f"the model's outputs have shape {tuple(outputs.shape)} for {len(few)} examples but {tuple(one.shape)} "
@@ -137,6 +137,10 @@ class Posterior:
             )
         return targets
 
+    def _call_mapped(self, inputs: data_.Inputs) -> Tensor:
+        """Outputs at the default position by `vmap`, which every model must pass: it refuses random numbers."""
+        return torch.func.vmap(self.call, in_dims=(0, None))(self._default[None], inputs)[0]
+
     @property
     def dim(self) -> int:
         """Number of sampled parameters D."""
@@ -161,7 +165,7 @@ class Posterior:
         self, position: Float[Tensor, "chain dim"], inputs: data_.Inputs, shared: bool = True
     ) -> Float[Tensor, "chain batch ..."]:
         """Model outputs of every chain, on shared inputs or, ``[chain, batch, ...]``, on its own."""
-        return torch.func.vmap(self.call, in_dims=(0, None if shared else 0))(position, inputs)
+        return self._each(self.call, position, inputs, shared=shared)
 
     def distribution(self, outputs: Float[Tensor, "*chain batch ..."]) -> Distribution:
         """Distribution of the targets given model outputs."""
@@ -177,8 +181,15 @@ class Posterior:
 
         with without_validation():
             if batch is None:
-                return torch.func.vmap(terms, in_dims=(0, None, None))(position, self.inputs, self.targets)
-            return torch.func.vmap(terms)(position, data_.take(self.inputs, batch), self.targets[batch])
+                return self._each(terms, position, self.inputs, self.targets, shared=True)
+            return self._each(terms, position, data_.take(self.inputs, batch), self.targets[batch], shared=False)
+
+    def _each(self, function: Callable[..., Tensor], position: Tensor, *data: Any, shared: bool) -> Tensor:
+        """The function of each chain's parameters and of shared data or its own, `[chain, ...]`."""
+        if len(position) > 1:
+            return torch.func.vmap(function, in_dims=(0, *[None if shared else 0] * len(data)))(position, *data)
+        # Convolutions with a chain dimension of one are slower than plain ones.
+        return function(position[0], *(data if shared else data_.take(data, 0)))[None]
 
     def log_prior(self, position: Float[Tensor, "chain dim"]) -> Float[Tensor, " chain"]:
         """log p(ω); flat parts contribute 0."""
@@ -258,6 +269,11 @@ class Posterior:
         varied.__dict__.pop("_compiled", None)
         varied.autocast = dtype
         return varied
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether the model has convolutions, whose gradients compiling may make slower."""
+        return any(isinstance(module, nn.modules.conv._ConvNd) for module in self.model.modules())
 
     @property
     def has_control_variate(self) -> bool:

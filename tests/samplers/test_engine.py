@@ -155,3 +155,36 @@ def test_autocast_rounds_gradients_and_nothing_else():
         posterior.with_autocast(torch.float16)
     with pytest.raises(ValueError, match="rounding"):
         sample(posterior, SGLD(lr=0.1), num_samples=1, dtype=torch.bfloat16)
+
+
+def small_images(**settings) -> tuple[Posterior, dict]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 1, 6, 6, generator=generator), torch.randint(0, 3, (60,), generator=generator)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
+    return Posterior(model, categorical, (x, y)), RUN | {"num_chains": 1, "batch_size": 10, **settings}
+
+
+def test_large_convolutional_networks_keep_eager_gradients(monkeypatch):
+    monkeypatch.setattr("langevin.samplers.engine.LONG_GRADIENT", 0.0)
+    posterior, settings = small_images()
+    fast, slow = (sample(posterior, SGHMC(lr=0.05), **settings, compile=compile) for compile in (True, False))
+    assert fast.attrs["engine"].startswith("compiled, one step a call, in place, after an eager gradient")
+    assert_same(fast, slow)
+
+
+def test_compiled_steps_that_are_slower_are_not_used(monkeypatch):
+    monkeypatch.setattr("langevin.samplers.engine.WORTH_COMPILING", 0.0)
+    posterior, settings = small_images()
+    times = iter((1.0, 3.0))
+    monkeypatch.setattr(Engine, "seconds_per_step", lambda self: next(times))
+    chains = sample(posterior, SGLD(lr=0.05), **settings)
+    assert chains.attrs["engine"] == "eager, 1 thread (compiled steps take 3 times as long)"
+    assert_same(chains, sample(posterior, SGLD(lr=0.05), **settings, compile=False), 1e-6)
+
+
+def test_a_chain_of_convolutions_is_the_same_alone_and_beside_others():
+    posterior, settings = small_images()
+    alone = sample(posterior, SGLD(lr=0.05), **settings, compile=False)
+    beside = sample(posterior, SGLD(lr=0.05), **(settings | {"num_chains": 3}), compile=False)
+    for name, value in alone.draws.items():
+        torch.testing.assert_close(value[0], beside.draws[name][0], rtol=1e-5, atol=1e-6)
