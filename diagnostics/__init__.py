@@ -4,6 +4,7 @@ from .comparison import Comparison, compare
 from .convergence import Convergence, convergence
 from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point
 from .laplace import Laplace
+from .laplace_predictive import OutputGaussian
 from .nested import nested_rhat
 from .report import Report, report
 from .stein import SteinDiscrepancy, stein_discrepancy
@@ -15,6 +16,7 @@ __all__ = [
     "Ensemble",
     "Evaluation",
     "Laplace",
+    "OutputGaussian",
     "Prediction",
     "Report",
     "SteinDiscrepancy",

@@ -232,7 +232,10 @@ def compare(chains: Chains, laplace: Laplace) -> Comparison:
         notes.append(
             f"the chains ran at temperature {heat:g}, Laplace is at {laplace.temperature:g}: spreads differ by that"
         )
-    layout, columns = _kept(chains, laplace.posterior)
+    layout, columns = _kept(chains, laplace)
+    fixed = [name for name in chains.draws if name not in laplace.layout.names]
+    if fixed:
+        notes.append(f"Laplace holds {fixed} fixed: they are not compared")
     if layout.dim < laplace.dim:
         notes.append(f"{layout.dim} of {laplace.dim} parameters were kept and are compared")
     draws = _positions(chains, laplace.posterior, layout, columns)
@@ -261,14 +264,19 @@ def compare(chains: Chains, laplace: Laplace) -> Comparison:
     )
 
 
-def _kept(chains: Chains, target: Target) -> tuple[Layout, Tensor]:
-    """Layout of the parameters that have draws, and their columns in a whole position."""
-    whole = target.layout
-    unknown = set(chains.draws) - set(whole.names)
+def _kept(chains: Chains, laplace: Laplace) -> tuple[Layout, Tensor]:
+    """Layout of Laplace's parameters that have draws, and their columns in its mean."""
+    whole, known = laplace.layout, laplace.posterior.layout.names
+    unknown = set(chains.draws) - set(known)
     if unknown:
         raise ValueError(
-            f"the chains hold draws of {sorted(unknown)}, which Laplace's target does not have ({list(whole.names)}): "
+            f"the chains hold draws of {sorted(unknown)}, which Laplace's target does not have ({list(known)}): "
             "compare chains and Laplace of one target"
+        )
+    if not set(chains.draws) & set(whole.names):
+        raise ValueError(
+            f"the chains hold draws of {sorted(chains.draws)} and Laplace is over {list(whole.names)} only: nothing "
+            "to compare; keep draws of these"
         )
     kept = [(name, shape) for name, shape in zip(whole.names, whole.shapes, strict=True) if name in chains.draws]
     columns = dict(zip(whole.names, torch.arange(whole.dim).split(whole.sizes), strict=True))
@@ -279,7 +287,7 @@ def _kept(chains: Chains, target: Target) -> tuple[Layout, Tensor]:
 def _positions(chains: Chains, target: Target, layout: Layout, columns: Tensor) -> Float[Tensor, "chain draw dim"]:
     """Draws in the coordinates of Laplace."""
     if isinstance(target, Posterior):
-        draws = layout.ravel(chains.draws)
+        draws = layout.ravel({name: chains.draws[name] for name in layout.names})
     else:  # its map to unconstrained coordinates wants every parameter: those not kept stand at the starting point
         lead = (chains.num_chains, chains.num_draws)
         start = {n: v.expand(lead + v.shape) for n, v in target.unravel(target.default_position()).items()}

@@ -1,4 +1,4 @@
-"""Curvature of the summed cost C = Σᵢ Lᵢ + R at one position: exact or Gauss–Newton, the matrix or its diagonal.
+"""Curvature of the summed cost C = Σᵢ Lᵢ + R at one position: exact or Gauss–Newton; all of it, its diagonal, or K-FAC.
 
 The generalised Gauss–Newton matrix Σᵢ Jᵢᵀ Hᵢ Jᵢ (Schraudolph, "Fast curvature matrix-vector products for second-order
 gradient descent", Neural Computation 14, 2002) stands for the likelihood's part of ∇²C: Jᵢ = ∂outputs/∂ω, Hᵢ the Fisher
@@ -16,8 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacrev, vjp, vmap
+from torch.utils._pytree import tree_leaves
 
 from ..samplers import data as data_
+from ..samplers.metrics import Fisher
+from ..samplers.metrics.kronecker import KroneckerCurvature
+from ..samplers.metrics.metric import no_noise
+from ..samplers.metrics.rows import rows_of
 from ..samplers.posterior import Posterior
 from ..samplers.target import Target
 from ..samplers.threefry import INIT, chain_keys, normals
@@ -30,7 +35,7 @@ _COLUMNS = 64  # Hessian-vector products evaluated at once
 
 
 def cost_and_gradient(target: Target, position: Position, chunk: int | None = None) -> tuple[float, Position]:
-    """C and ∇C (not of the mean cost), float64; `chunk` as in `curvature_matrix`."""
+    """C and ∇C (not of the mean cost), float64; `chunk` as in `likelihood_curvature`."""
     value, gradient = 0.0, torch.zeros(target.dim, dtype=torch.float64, device=position.device)
     for part, at in _parts(target, position, target.dim, chunk):
         slope, cost = grad_and_value(part)(at)
@@ -38,10 +43,10 @@ def cost_and_gradient(target: Target, position: Position, chunk: int | None = No
     return value, gradient
 
 
-def curvature_matrix(
+def likelihood_curvature(
     target: Target, position: Position, kind: str = "ggn", *, diagonal: bool = False, chunk: int | None = None
 ) -> Float[Tensor, "dim dim"] | Position:
-    """∇²C, or the Gauss–Newton matrix plus ∇²R.
+    """∇²(C − R), or the Gauss–Newton matrix; of a target without examples, ∇²C.
 
     Parameters
     ----------
@@ -72,20 +77,72 @@ def curvature_matrix(
     total = torch.zeros((target.dim,) * (1 if diagonal else 2), dtype=torch.float64, device=position.device)
     if kind == "ggn":
         assert isinstance(target, Posterior)
-        _add_prior(total, target, position.double())
         _add_gauss_newton(total, target, position, chunk)
     else:
-        if isinstance(target, Posterior):
-            _add_prior(total, target, position.double())
         for part, at in _parts(target, position, min(_COLUMNS, target.dim) * target.dim, chunk, prior=False):
             _add_hessian(total, part, at)
     return total
 
 
-def _batches(posterior: Posterior, per_example: int, chunk: int | None) -> Iterator[Tensor]:
+def prior_curvature(
+    posterior: Posterior, position: Position, *, diagonal: bool = False
+) -> Float[Tensor, "dim dim"] | Position:
+    """∇²R in float64: `[dim]` if it is diagonal, as of priors that factorise, or where only that is asked for.
+
+    Whether it is diagonal is seen by trying: only then is (∇²R)v = v∘(∇²R 1) for a random v, almost surely.
+    """
+    position, cost = position.double(), _prior_cost(posterior)
+    keys = chain_keys(0, torch.zeros(1, device=position.device), INIT)
+    probe = normals(keys, keys.new_zeros(()), posterior.dim, position.dtype)
+    along, across = _hessian_products(cost, position)(torch.cat((torch.ones_like(probe), probe)))
+    if torch.allclose(across, probe[0] * along, rtol=1e-8, atol=0.0):
+        return along
+    total = torch.zeros((posterior.dim,) * (1 if diagonal else 2), dtype=torch.float64, device=position.device)
+    _add_hessian(total, cost, position)
+    return total
+
+
+def kronecker_curvature(posterior: Posterior, position: Position, chunk: int | None = None) -> KroneckerCurvature:
+    """Σᵢ Jᵢᵀ Hᵢ Jᵢ as one Kronecker product S⊗A for each layer, and its diagonal outside of layers; without the prior.
+
+    The factors are those of `Fisher(structure="kronecker")`, which averages over examples: S is N times as large here.
+    """
+    mean = None
+    for batch in _batches(posterior.num_data, posterior.dim, chunk, position.device):
+        metric = Fisher(structure="kronecker", inputs=data_.take(posterior.inputs, batch))
+        part = metric.curvature(posterior, position[None], no_noise(posterior))
+        assert isinstance(part, KroneckerCurvature)
+        part = _in_double(part).scaled(len(batch) / posterior.num_data)
+        mean = part if mean is None else mean.plus(part)
+    assert mean is not None
+    outputs = tuple(posterior.num_data * matrix for matrix in mean.outputs)
+    return KroneckerCurvature(outputs, mean.inputs, posterior.num_data * mean.outside, mean.order)
+
+
+def jacobians(
+    posterior: Posterior, position: Position, inputs: data_.Inputs, chunk: int | None = None
+) -> Iterator[tuple[Tensor, Float[Tensor, "batch ..."], Float[Tensor, "batch output dim"]]]:
+    """Indices of a few examples, their outputs, and the derivatives of these, flattened, in the parameters."""
+    size = len(next(leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)))
+    first = torch.zeros(1, dtype=torch.int64, device=position.device)
+    num_outputs = posterior.outputs(position[None], data_.take(inputs, first)).numel()
+    for batch in _batches(size, num_outputs * posterior.dim, chunk, position.device):
+        few = data_.take(inputs, batch)
+        outputs = posterior.outputs(position[None], few)
+        units = torch.eye(num_outputs, dtype=outputs.dtype, device=outputs.device)
+        units = units.reshape(num_outputs, *outputs.shape[2:]).expand(1, len(batch), num_outputs, *outputs.shape[2:])
+        rows = rows_of(posterior, position[None], few, units, shared=True)
+        yield batch, outputs[0], rows[0].unflatten(0, (-1, num_outputs))
+
+
+def _in_double(part: KroneckerCurvature) -> KroneckerCurvature:
+    outputs, inputs = (tuple(matrix.double() for matrix in factors) for factors in (part.outputs, part.inputs))
+    return KroneckerCurvature(outputs, inputs, part.outside.double(), part.order)
+
+
+def _batches(size: int, per_example: int, chunk: int | None, device: torch.device) -> Iterator[Tensor]:
     """Indices of all examples, `chunk` or `_ELEMENTS` numbers at a time."""
-    size = chunk or max(1, _ELEMENTS // per_example)
-    yield from torch.arange(posterior.num_data, device=posterior.device).split(size)
+    yield from torch.arange(size, device=device).split(chunk or max(1, _ELEMENTS // per_example))
 
 
 def _parts(
@@ -97,7 +154,7 @@ def _parts(
         return
     if prior:
         yield _prior_cost(target), position.double()
-    for batch in _batches(target, per_example, chunk):
+    for batch in _batches(target.num_data, per_example, chunk, position.device):
         yield lambda at, batch=batch: -target.log_likelihood(at[None], batch[None]).sum(), position
 
 
@@ -119,29 +176,8 @@ def _add_hessian(total: Tensor, cost: Scalar, position: Position) -> None:
         total[columns] += block.gather(1, columns[:, None])[:, 0] if total.ndim == 1 else block
 
 
-def _add_prior(total: Tensor, posterior: Posterior, position: Position) -> None:
-    """Add ∇²R, checking whether it is diagonal: only then is (∇²R)v = v∘(∇²R 1) for a random v, almost surely."""
-    cost = _prior_cost(posterior)
-    keys = chain_keys(0, torch.zeros(1, device=position.device), INIT)
-    probe = normals(keys, keys.new_zeros(()), posterior.dim, position.dtype)
-    along, across = _hessian_products(cost, position)(torch.cat((torch.ones_like(probe), probe)))
-    if torch.allclose(across, probe[0] * along, rtol=1e-8, atol=0.0):
-        (total if total.ndim == 1 else total.diagonal()).add_(along)
-    else:
-        _add_hessian(total, cost, position)
-
-
 def _add_gauss_newton(total: Tensor, posterior: Posterior, position: Position, chunk: int | None) -> None:
-    first = torch.zeros(1, dtype=torch.int64, device=position.device)
-    num_outputs = posterior.outputs(position[None], data_.take(posterior.inputs, first)).numel()
-
-    def outputs_of(at: Tensor, example: data_.Inputs) -> tuple[Tensor, Tensor]:
-        outputs = posterior.outputs(at[None], example)[0, 0]
-        return outputs, outputs
-
-    jacobians = vmap(jacrev(outputs_of, has_aux=True), in_dims=(None, 0))
-    for batch in _batches(posterior, num_outputs * posterior.dim, chunk):
-        jacobian, outputs = jacobians(position, data_.take(posterior.inputs, batch[:, None]))
+    for batch, outputs, jacobian in jacobians(posterior, position, posterior.inputs, chunk):
         information = _output_information(posterior, outputs, posterior.targets[batch]).double()
         jacobian = jacobian.double().reshape(-1, information.shape[-1], posterior.dim)
         weighted = information @ jacobian

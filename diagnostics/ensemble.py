@@ -49,6 +49,7 @@ class Prediction:
         Of the averaged probabilities, in nats, ``[n, ...]``; None unless classification.
     mutual_information
         Of label and parameters in nats, the entropy of the mean minus the mean entropy: how much the draws disagree.
+        None where there are no draws (`Laplace.predict` with ``method="probit"``).
     sd, epistemic_sd, aleatoric_sd
         Standard deviation of the predictive mixture, in the units of the targets, and its parts: sd² = epistemic²
         (variance of the draws' means) + aleatoric² (mean of their variances). None for classification.
@@ -174,21 +175,7 @@ class Ensemble:
         NotImplementedError
             If torch knows neither class probabilities nor moments of the likelihood's distribution.
         """
-        averages = {name: value.cpu() for name, value in self._averages(self._inputs(x), None, chunk).items()}
-        if "probability" in averages:
-            entropy = torch.special.entr(averages["probability"]).sum(-1)
-            # By Jensen's inequality never negative, but for rounding.
-            mutual_information = (entropy - averages["entropy"]).clamp(min=0)
-            return Prediction(averages["probability"], entropy, mutual_information)
-        if "mean" not in averages:
-            raise NotImplementedError("torch knows no moments of this likelihood; evaluate() still gives its nll")
-        epistemic, aleatoric = averages["epistemic"], averages["aleatoric"]
-        return Prediction(
-            averages["mean"],
-            sd=(epistemic + aleatoric).sqrt(),
-            epistemic_sd=epistemic.sqrt(),
-            aleatoric_sd=aleatoric.sqrt(),
-        )
+        return prediction_of(self._averages(inputs_of(self.posterior, x), None, chunk))
 
     @torch.no_grad()
     def interval(self, x: Any, level: float = _LEVEL, chunk: int = 4096) -> tuple[Tensor, Tensor]:
@@ -216,7 +203,7 @@ class Ensemble:
         if not 0 < level < 1:
             raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
         ends: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for outputs in _outputs(self.posterior, self.positions, self._inputs(x), chunk):
+        for outputs in _outputs(self.posterior, self.positions, inputs_of(self.posterior, x), chunk):
             distribution = self.posterior.distribution(outputs)
             for end, prob in zip(ends, ((1 - level) / 2, (1 + level) / 2), strict=True):
                 end.append(mixture.quantile(distribution, self.weights, prob).cpu())
@@ -240,7 +227,7 @@ class Ensemble:
         ValueError
             If lengths differ, numbers are not finite, or targets have the wrong shape or lie outside the support.
         """
-        inputs, targets = self._data(x, y)
+        inputs, targets = data_of(self.posterior, x, y)
         ensemble = self._scores(inputs, targets, chunk)
         chosen = evenly_spaced(len(self.weights), _SINGLE)
         draws = [Ensemble(self.posterior, self.positions[[draw]]) for draw in chosen.tolist()]
@@ -256,32 +243,7 @@ class Ensemble:
 
     @torch.no_grad()
     def _scores(self, inputs: data_.Inputs, targets: Tensor, chunk: int) -> dict[str, float]:
-        averages = self._averages(inputs, targets, chunk)
-        nll = calibration.nll(averages["log_likelihood"])
-        if "probability" in averages:
-            p, labels = averages["probability"], targets.long()
-            return {
-                "accuracy": calibration.accuracy(p, labels),
-                "nll": nll,
-                "brier": calibration.brier(p, labels),
-                "ece": calibration.ece(p, labels),
-            }
-        scores = {"rmse": calibration.rmse(averages["mean"], targets)} if "mean" in averages else {}
-        scores["nll"] = nll
-        if "cdf" in averages:
-            inside = (averages["cdf"] >= (1 - _LEVEL) / 2) & (averages["cdf_below"] <= (1 + _LEVEL) / 2)
-            scores["coverage_90"] = inside.double().mean().item()
-        return scores
-
-    def _inputs(self, x: Any) -> data_.Inputs:
-        x = pytree.tree_map_only(np.ndarray, torch.as_tensor, x)
-        data_.check(x, torch.zeros(_length(x)))
-        return data_.cast(x, self.posterior.device, self.posterior.dtype)
-
-    def _data(self, x: Any, y: Any) -> tuple[data_.Inputs, Tensor]:
-        inputs, targets = self._inputs(x), torch.as_tensor(y).to(self.posterior.device)
-        data_.check(inputs, targets)
-        return inputs, targets
+        return scores_of(self._averages(inputs, targets, chunk), targets)
 
     def _averages(self, inputs: data_.Inputs, targets: Tensor | None, chunk: int) -> dict[str, Tensor]:
         """`mixture.average` of all draws, a few examples at a time."""
@@ -297,19 +259,77 @@ class Ensemble:
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
+def prediction_of(averages: dict[str, Tensor]) -> Prediction:
+    """What `mixture.average` found, as users see it.
+
+    Raises
+    ------
+    NotImplementedError
+        If there are neither class probabilities nor moments.
+    """
+    averages = {name: value.cpu() for name, value in averages.items()}
+    if "probability" in averages:
+        entropy = torch.special.entr(averages["probability"]).sum(-1)
+        # By Jensen's inequality never negative, but for rounding.
+        mutual_information = (entropy - averages["entropy"]).clamp(min=0) if "entropy" in averages else None
+        return Prediction(averages["probability"], entropy, mutual_information)
+    if "mean" not in averages:
+        raise NotImplementedError("torch knows no moments of this likelihood; evaluate() still gives its nll")
+    epistemic, aleatoric = averages["epistemic"], averages["aleatoric"]
+    return Prediction(
+        averages["mean"],
+        sd=(epistemic + aleatoric).sqrt(),
+        epistemic_sd=epistemic.sqrt(),
+        aleatoric_sd=aleatoric.sqrt(),
+    )
+
+
+def scores_of(averages: dict[str, Tensor], targets: Tensor) -> dict[str, float]:
+    """Scores of what `mixture.average` found for these targets: see `Evaluation`."""
+    nll = calibration.nll(averages["log_likelihood"])
+    if "probability" in averages:
+        p, labels = averages["probability"], targets.long()
+        return {
+            "accuracy": calibration.accuracy(p, labels),
+            "nll": nll,
+            "brier": calibration.brier(p, labels),
+            "ece": calibration.ece(p, labels),
+        }
+    scores = {"rmse": calibration.rmse(averages["mean"], targets)} if "mean" in averages else {}
+    scores["nll"] = nll
+    if "cdf" in averages:
+        inside = (averages["cdf"] >= (1 - _LEVEL) / 2) & (averages["cdf_below"] <= (1 + _LEVEL) / 2)
+        scores["coverage_90"] = inside.double().mean().item()
+    return scores
+
+
+def inputs_of(posterior: Posterior, x: Any) -> data_.Inputs:
+    """New inputs, checked, on the posterior's device and in its type."""
+    x = pytree.tree_map_only(np.ndarray, torch.as_tensor, x)
+    data_.check(x, torch.zeros(_length(x)))
+    return data_.cast(x, posterior.device, posterior.dtype)
+
+
+def data_of(posterior: Posterior, x: Any, y: Any) -> tuple[data_.Inputs, Tensor]:
+    """New inputs and targets, checked, on the posterior's device."""
+    inputs, targets = inputs_of(posterior, x), torch.as_tensor(y).to(posterior.device)
+    data_.check(inputs, targets)
+    return inputs, targets
+
+
 def evaluate_point(
     posterior: Posterior, position: Float[Tensor, " dim"], x: Any, y: Any, chunk: int = 4096
 ) -> dict[str, float]:
     """Scores of a single parameter vector, such as a mode: the ensemble of one, see `Ensemble.evaluate`."""
     point = Ensemble(posterior, position.reshape(1, -1))
-    return point._scores(*point._data(x, y), chunk)
+    return point._scores(*data_of(posterior, x, y), chunk)
 
 
 @torch.no_grad()
 def draw_means(posterior: Posterior, chains: Chains, inputs: Any, chunk: int = 4096) -> Iterator[Tensor]:
     """Class probabilities or predictive means, ``[chain, draw, few, ...]``, of a few examples at a time, on the CPU."""
     ensemble = Ensemble(posterior, chains)
-    for outputs in _outputs(posterior, ensemble.positions, ensemble._inputs(inputs), chunk):
+    for outputs in _outputs(posterior, ensemble.positions, inputs_of(posterior, inputs), chunk):
         means = mixture.predictive_mean(posterior.distribution(outputs)).cpu()
         yield means.unflatten(0, (-1, chains.num_draws))
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from langevin.diagnostics import Laplace
 from langevin.samplers import HMC, PSGLD, SGHMC, SGLD, SNGD, Chains, Fisher, sample
 from torch import Tensor
 
@@ -95,19 +94,9 @@ def laplace(problem: Problem) -> Draws:
 
 
 def linearised(problem: Problem) -> Draws:
-    """The network's tangent at the mode, at the same draws: the predictive that the Gauss–Newton matrix belongs to."""
-    fitted: Laplace = problem.laplace
-    x = problem.split.x_test
-
-    def outputs(position: Tensor) -> Tensor:
-        return problem.posterior.outputs(position[None], x)[0]
-
-    shifts = fitted.sample(NUM_LAPLACE, seed=problem.seed) - fitted.mode
-    along = [
-        torch.func.vmap(lambda shift: torch.func.jvp(outputs, (fitted.mode,), (shift,))[1])(few)
-        for few in shifts.split(100)
-    ]
-    return Draws(outputs=outputs(fitted.mode) + torch.cat(along))
+    """Outputs of the network's tangent at the mode: the predictive that the Gauss–Newton matrix belongs to."""
+    outputs = problem.laplace.linearised(problem.split.x_test)
+    return Draws(outputs=outputs.sample(NUM_LAPLACE, seed=problem.seed))
 
 
 def sgld(problem: Problem) -> Draws:

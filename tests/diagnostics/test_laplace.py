@@ -520,7 +520,7 @@ def test_a_position_off_the_mode_is_warned_of_with_the_decrement(curvature, temp
 def test_settings_out_of_range():
     posterior = linear_regression()[0]
     mode = posterior.default_position()
-    with pytest.raises(ValueError, match=r'structure must be "dense" or "diagonal", got \'full\''):
+    with pytest.raises(ValueError, match=r"structure must be one of .*\'last_layer\'\), got \'full\'"):
         Laplace.fit(posterior, mode, structure="full")
     with pytest.raises(ValueError, match=r'curvature must be "ggn" or "hessian", got \'fisher\''):
         Laplace.fit(posterior, mode, curvature="fisher")
