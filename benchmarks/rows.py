@@ -28,7 +28,20 @@ def append(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
         writer = csv.DictWriter(file, columns)
         if new:
             writer.writeheader()
-        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+        writer.writerows(map(_formatted, rows))
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows in place of those in the file; NaN stands where one lacks a column of another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="nan")
+        writer.writeheader()
+        writer.writerows(map(_formatted, rows))
+
+
+def _formatted(row: Row) -> Row:
+    return {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
 
 
 def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
