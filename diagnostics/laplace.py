@@ -261,8 +261,8 @@ class Laplace:
         """log p(data) ≈ −C(mode) + (D/2) log 2π − ½ log|P|, in nats; exact for a Gaussian posterior and dense P.
 
         A flat prior counts as density 1 and has no normaliser: the value then depends on the parameters' units, and
-        only differences between models that share the flat part mean anything. For a `LogDensity` it is log ∫ exp(fn) over
-        the constrained space; with "last_layer" it belongs to the model whose other parameters are known.
+        only differences between models that share the flat part mean anything. For a `LogDensity` it is log ∫ exp(fn)
+        over the constrained space; with "last_layer" it belongs to the model whose other parameters are known.
 
         Raises
         ------
