@@ -1,0 +1,1 @@
+"""The same sampler on the same workload, by several libraries."""
