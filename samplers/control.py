@@ -24,12 +24,12 @@ GAIN = 0.9  # of the time on one thread, above which several are not worth their
 def threads_for(work: int, device: torch.device, time_step: Callable[[], float] | None = None) -> Iterator[None]:
     """Use one CPU thread for steps of little work (parameters × examples × chains), and as many as before after.
 
-    With `time_step`, steps that are not far too small for several threads are timed on one and on all.
+    With `time_step`, steps that are neither far too small nor far too large for one thread are timed on one and on all.
     """
     before = torch.get_num_threads()
     try:
         if device.type == "cpu" and before > 1:
-            if time_step is None or work < PARALLEL_WORK / FAR:
+            if time_step is None or not PARALLEL_WORK / FAR <= work < PARALLEL_WORK * FAR:
                 several = work >= PARALLEL_WORK
             else:
                 on_all = time_step()

@@ -27,6 +27,7 @@ from .threefry import BATCHES, NOISE, chain_keys
 from .tree import leaf_names, leaves, rebuild, spec_of
 
 LONG_GRADIENT = 0.02  # seconds; compiled convolutions of that size were slower than eager ones by a quarter
+SLOW_STEP = 0.1  # seconds, of which one is enough to time
 WORTH_COMPILING = 1.5  # seconds of eager steps for each second of compiling, from which on it is repaid
 _CARRIED = ("center", "late_sum", "late_count", "stopped", "reading")
 
@@ -280,9 +281,10 @@ class Engine:
         """Time a few steps from the present state, which stays; what a block draws ahead is shared out over K."""
         few = min(8, self.longest)
         self._rehearse(1)
-        one, more = (self._timed(steps) for steps in (1, few))
-        if few == 1:
+        one = self._timed(1)
+        if few == 1 or one > SLOW_STEP:
             return one
+        more = self._timed(few)
         step = max((more - one) / (few - 1), 1e-9)
         return step + max(one - step, 0.0) / self.plan.max_steps
 

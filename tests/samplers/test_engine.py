@@ -114,8 +114,9 @@ def test_threads_are_those_that_were_measured_to_be_faster(on_all, on_one, threa
             raise KeyError("an error inside")
         assert found == threads
         assert torch.get_num_threads() == 2
-        with control.threads_for(100, cpu, lambda: pytest.fail("tiny steps are not worth timing")):
-            assert torch.get_num_threads() == 1
+        for work, many in ((100, 1), (control.PARALLEL_WORK * 100, 2)):
+            with control.threads_for(work, cpu, lambda: pytest.fail("timed although there is no doubt")):
+                assert torch.get_num_threads() == many
     finally:
         torch.set_num_threads(before)
 
