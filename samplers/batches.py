@@ -56,12 +56,12 @@ def permute(
         raise ValueError(f"num_data must lie in [1, 2**40], got {num_data}")
     a, b = domain(num_data)
     rounds = num_rounds(min(a, b))
-    round_keys, index = words(keys, step, rounds).T, index.T  # rows last: there are many where indices cost most
+    round_keys = words(keys, step, rounds)
 
     def encrypt(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         size, other = a, b
         for r in range(rounds):
-            left = left + _round_function(right, round_keys[r], size)
+            left = left + _round_function(right, round_keys[:, r : r + 1], size)
             left = torch.where(left >= size, left - size, left)
             left, right, size, other = right, left, other, size
         return left, right  # an even number of rounds: halves and sizes are back in place
@@ -85,7 +85,7 @@ def permute(
         # A compiled loop that makes no turn returns its inputs, whose memory the compiler has by then given to others
         # unless they are still in use: read them here, at the same time.
         left, right = (torch.where(first, *halves) for halves in zip(walked, (left, right), strict=True))
-    return (left.to(wide) * b + right).to(torch.int64).T
+    return (left.to(wide) * b + right).to(torch.int64)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .threefry import Noise, normals
 from .tree import Spec, leaves, rebuild
 
 MAX_STEPS = 256  # per call: makes the call's overhead, about 40 µs, small against the smallest step
-PREFETCH_BYTES = 4 * 2**20  # of noise and indices drawn ahead of the loop
+PREFETCH_BYTES = 2**19  # of noise and indices drawn ahead of the loop: they, the state and the data share the cache
 RECORD_BYTES = 2**18  # compiled loops copy the record at every step: it must stay small
 COMMON_STATS = ("cost", "gradient_norm", "temperature")
 

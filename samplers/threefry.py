@@ -24,6 +24,8 @@ KEY_PARITY = 0x1BD11BDA
 # What a chain's numbers are for; each purpose has a key of its own.
 NOISE, BATCHES, INIT, MOMENTA = 0, 1, 2, 3
 
+VECTOR = 16  # numbers that one instruction works on
+
 # A step's normals are counted by index; the top three bits of the index tell independent streams of one step apart.
 MAX_STREAMS = 8
 STREAM_SIZE = 2**32 // MAX_STREAMS
@@ -81,7 +83,7 @@ def words(
     half = (count + 1) // 2
     index = torch.arange(half, dtype=torch.int32, device=keys.device)
     step, index = _counter(step, index, stream)
-    if keys.shape[0] > half:  # vector instructions work along the last dimension, which should be the longer one
+    if half < VECTOR and keys.shape[0] > half:  # vector instructions work along the last dimension
         first, second = threefry2x32((keys[:, 0], keys[:, 1]), (step.squeeze(-1), index[:, None]))
         return torch.cat((first, second)).T[:, :count]
     first, second = threefry2x32((keys[:, :1], keys[:, 1:]), (step, index))
