@@ -39,12 +39,8 @@ def steps(rows: Sequence[Row]) -> str:
 
 def listing(rows: Sequence[Row], names: Sequence[str], columns: Mapping[str, str]) -> str:
     """One line for each row, named by some columns, with the numbers of others."""
-    lines = [[", ".join(_word(row[name]) for name in names), *(number(row[key]) for key in columns)] for row in rows]
+    lines = [[", ".join(row[name] for name in names), *(number(row[key]) for key in columns)] for row in rows]
     return table(["", *columns.values()], lines)
-
-
-def _word(value: object) -> str:
-    return f"D = {value:.0f}" if isinstance(value, float) else str(value)
 
 
 def write(folder: Path) -> None:
@@ -61,7 +57,7 @@ def write(folder: Path) -> None:
     effort = {"ess_per_second": "worst ESS / s", "mean_bias": "worst bias of a mean, sd", "mean_error": "its error"}
     save("effective", listing(rows("effective"), ("workload", "sampler"), effort | {"sd_ratio": "sd / true sd"}))
     save("first_draw", listing(rows("first_draw"), ("workload", "peer"), {"wall_s": "seconds"}))
-    save("natural", listing(rows("natural"), ("dim", "variant"), {"cpu_ms": "ms", "times_yardstick": "/ yardstick"}))
+    save("natural", listing(rows("natural"), ("case", "variant"), {"cpu_ms": "ms", "times_yardstick": "/ yardstick"}))
     compared = {"cpu_ms": "CPU ms", "times_langevin": "/ langevin", "difference": "difference"}
     save("laplace", listing(rows("laplace"), ("workload", "structure", "peer"), compared))
     save("large", listing(rows("large"), ("case", "variant"), {"wall_ns": "ns", "times_normal": "/ `normal_`"}))
