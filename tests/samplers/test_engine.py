@@ -125,6 +125,8 @@ def test_short_runs_are_not_compiled_and_say_why(monkeypatch):
     target = LogDensity(lambda p: -0.5 * (p["w"] ** 2).sum(), {"w": torch.zeros(2)})
     chains = sample(target, SGLD(lr=0.1), num_samples=3, progress=False)
     assert "too short to repay compiling" in chains.attrs["engine"]
+    times = iter((1.0, 0.5))
+    monkeypatch.setattr(Engine, "seconds_per_step", lambda self: next(times))
     monkeypatch.setattr(Engine, "compile_seconds", 0.0)
     monkeypatch.setattr(Engine, "compile", lambda self: setattr(self, "description", "compiled at once"))
     chains = sample(target, SGLD(lr=0.1), num_samples=3, progress=False)
