@@ -7,8 +7,6 @@ overconfidence in ReLU networks", ICML 2020.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -53,9 +51,7 @@ def last_layer(posterior: Posterior) -> tuple[str, ...]:
 def given_the_rest(posterior: Posterior, names: tuple[str, ...], position: Float[Tensor, " dim"]) -> Posterior:
     """π(these parameters | the others are as at this position): the others' prior is a constant and left out."""
     values = posterior.unravel(position)
-    part = copy.copy(posterior)
-    for found_for_all in ("_compiled", "_layers"):
-        part.__dict__.pop(found_for_all, None)
+    part = posterior.to_be_varied()
     part.layout = Layout(names, tuple(values[name].shape for name in names))
     part._default = part.layout.ravel({name: values[name] for name in names})
     part._fixed = posterior._fixed | {name: value for name, value in values.items() if name not in names}

@@ -15,7 +15,6 @@ the exact evidence. For others it neglects how H changes with the mode, and the 
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Mapping
@@ -49,8 +48,7 @@ def evidence(cost: float, precision: Precision, dim: int) -> float:
 
 def with_prior(posterior: Posterior, priors: Mapping[str, Distribution | None]) -> Posterior:
     """The same data and model with other priors for the parameters named; one distribution if it is that of all."""
-    changed = copy.copy(posterior)
-    changed.__dict__.pop("_compiled", None)
+    changed = posterior.to_be_varied()
     changed._priors = {name: priors.get(name, posterior.prior_of(name)) for name in posterior.layout.names}
     distinct = {id(prior): prior for prior in changed._priors.values()}
     changed.prior = next(iter(distinct.values())) if len(distinct) == 1 else dict(changed._priors)

@@ -129,3 +129,9 @@ class Batches:
         first = epoch[:, 0].expand(rows)
         this, following = (permute(offset, keys, first + shift, self.num_data) for shift in (0, 1))
         return torch.where(epoch == first[:, None], this, following)
+
+    def ahead(self, keys: Int[Tensor, "row 2"], first: Int[Tensor, ""], count: int) -> Int[Tensor, "step row batch"]:
+        """Indices for each row at `count` steps from the first on, in one go."""
+        rows = keys.shape[0]
+        steps = (first + torch.arange(count, device=keys.device)).repeat_interleave(rows)
+        return self.indices(keys.repeat(count, 1), steps).unflatten(0, (count, rows))

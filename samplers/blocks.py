@@ -89,10 +89,9 @@ class Plan:
         return replace(self, max_steps=MAX_STEPS, rows=1, prefetch=False, in_place=True, eager_gradient=True, unroll=1)
 
 
-def sums_of(away: Tensor, gradient: Tensor, *tilt: Tensor, also: Tensor | None = None) -> tuple[Tensor, ...]:
-    """(ω−c)·ĝ, |ĝ|², (ω−c)·∇log of the measure where there is one, and Σ`also`, in one pass over the parameters."""
-    terms = [away * gradient, gradient**2, *(away * t for t in tilt), *([] if also is None else [also])]
-    return tuple(term.sum(-1) for term in terms)
+def sums_of(away: Tensor, gradient: Tensor, *tilt: Tensor) -> tuple[Tensor, ...]:
+    """(ω−c)·ĝ, |ĝ|², and (ω−c)·∇log of the measure where there is one; compiled, in one pass over the parameters."""
+    return tuple(term.sum(-1) for term in (away * gradient, gradient**2, *(away * t for t in tilt)))
 
 
 def statistics(
@@ -136,8 +135,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
             noise_table = normals(noise_keys.repeat(ahead, 1), steps, dim, dtype)
             noise_table = noise_table.unflatten(0, (ahead, chains))
             if batches is not None:
-                index_table = batches.indices(batch_keys.repeat(ahead, 1), steps)
-                index_table = index_table.unflatten(0, (ahead, chains))
+                index_table = batches.ahead(batch_keys, start.step, ahead)
 
         def more(k: Tensor, *_: Tensor) -> Tensor:
             return k < num_steps
@@ -156,8 +154,9 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
 
             at = old.position if sampler.gradient_at == "previous" else new.position
             tilt = (new.log_measure_gradient,) if tilted else ()
-            *sums, zero = sums_of(at - center, new.gradient, *tilt, also=new.position - new.position)
-            healthy = torch.isfinite(new.cost + zero)  # the sum is 0 for finite positions and NaN for others
+            sums = sums_of(at - center, new.gradient, *tilt)
+            zero = (new.position - new.position).sum(-1)  # for finite positions, and NaN for others
+            healthy = torch.isfinite(new.cost + zero)
             stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
             alive = stopped < 0
             # Eager code on a CPU may look: where nothing is to be frozen, a large metric need not be copied.

@@ -121,11 +121,7 @@ class Engine:
         due_, phase = (torch.tensor(value, device=self.target.device) for value in (due, self.phase))
         fields, stats, given, batches = leaves(self.state), torch.empty(0), (), [None] * num_steps
         if self.plan.eager_gradient and self.batches is not None:
-            steps = (self.state.step + torch.arange(num_steps, device=phase.device)).repeat_interleave(
-                len(self.keys[1])
-            )
-            found = self.batches.indices(self.keys[1].repeat(num_steps, 1), steps)
-            batches = found.unflatten(0, (num_steps, -1)).unbind()
+            batches = self.batches.ahead(self.keys[1], self.state.step, num_steps).unbind()
         for batch in batches:
             if self.plan.eager_gradient:
                 given = self.target.cost_and_gradient(self.state.position, batch)

@@ -246,8 +246,7 @@ class Posterior:
         cost, gradient = cost_and_gradient(self, anchor[None], None)
         if not bool(torch.isfinite(cost).all() and torch.isfinite(gradient).all()):
             raise ValueError(f"the cost at the control variate's position is {float(cost)}, or its gradient not finite")
-        varied = copy.copy(self)
-        varied.__dict__.pop("_compiled", None)
+        varied = self.to_be_varied()
         varied._anchor = anchor, cost, gradient
         return varied
 
@@ -265,10 +264,16 @@ class Posterior:
         """
         if dtype != torch.bfloat16:
             raise ValueError(f"autocast must be to torch.bfloat16, got {dtype}: float16 loses small gradients")
-        varied = copy.copy(self)
-        varied.__dict__.pop("_compiled", None)
+        varied = self.to_be_varied()
         varied.autocast = dtype
         return varied
+
+    def to_be_varied(self) -> Self:
+        """A copy that shares data and model, without what was compiled or found out for this one."""
+        copied = copy.copy(self)
+        for found in ("_compiled", "_layers"):
+            copied.__dict__.pop(found, None)
+        return copied
 
     @property
     def is_convolutional(self) -> bool:
