@@ -1,4 +1,7 @@
-"""The checks: what was measured, held against `rules`, in plain words with numbers and with what to do about it."""
+"""The checks: what was measured, held against `rules`, in plain words with numbers and with what to do about it.
+
+Here those of the run and of its convergence, and the notes; those of the law that is drawn from are in `checks_law`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,7 @@ from ..samplers.chains import Chains
 from .comparison import Comparison
 from .convergence import Convergence
 from .ensemble import Evaluation
-from .rules import CALIBRATED, LEVELS, NOTE, RULES, Finding, most, num, statistics, within
-from .thermometer import Temperature
+from .rules import CALIBRATED, LEVELS, NOTE, RULES, Finding, has_lr, most, num, rounded_up, statistics
 
 
 def run(chains: Chains) -> list[Finding]:
@@ -23,7 +25,7 @@ def run(chains: Chains) -> list[Finding]:
     lr = (attrs.get("settings") or {}).get("lr")
     if lost:
         steps = ", ".join(f"chain {c} at step {s}" for c, s in stopped.items()) or f"{lost} chains"
-        lower = "`lr` " if _has_lr(attrs) else "the step size "
+        lower = "`lr` " if has_lr(attrs) else "the step size "
         lower += f"from {num(lr)} to {num(lr / 3)} " if isinstance(lr, (int, float)) else ""
         findings.append(
             Finding(
@@ -129,7 +131,7 @@ def agreement(chains: Chains, convergence: Convergence, what: str) -> list[Findi
             )
         longer = max(2 * warmup, chains.num_draws * thinning)
         remedy = (
-            f"The chains have not covered the same region. Warm up longer (`num_warmup={_round(longer)}`) and run "
+            f"The chains have not covered the same region. Warm up longer (`num_warmup={rounded_up(longer)}`) and run "
             f"{_times(max(factor, 2.0 if level == LEVELS[1] else 4.0))} as many steps; look at the traces for drift or "
             "for separate levels."
         )
@@ -139,90 +141,12 @@ def agreement(chains: Chains, convergence: Convergence, what: str) -> list[Findi
     sentence = f"{total:,} draws are worth at least {least:,.0f} independent ones for each of {len(ess):,} {what}"
     if len(ess) >= 20:
         sentence += f", and at least {usual_ess:,.0f} for 95 % of them"
-    faster = " A larger `lr` mixes faster, as long as the temperature stays right." if _has_lr(chains.attrs) else ""
+    faster = " A larger `lr` mixes faster, as long as the temperature stays right." if has_lr(chains.attrs) else ""
     remedy = (
-        f"Run about {_times(factor)} as many steps: `thinning={_round(factor * thinning)}` with as many draws, or "
-        f"`num_samples={_round(factor * chains.num_draws)}`.{faster}"
+        f"Run about {_times(factor)} as many steps: `thinning={rounded_up(factor * thinning)}` with as many draws, or "
+        f"`num_samples={rounded_up(factor * chains.num_draws)}`.{faster}"
     )
     findings.append(Finding(level, f"ESS of {what}", sentence + ".", "" if level == LEVELS[0] else remedy))
-    return findings
-
-
-def heat(chains: Chains, temperature: Temperature) -> list[Finding]:
-    """Measured against nominal temperature."""
-    nominal, value, error = temperature.nominal, temperature.value, temperature.error
-    attrs = chains.attrs
-    if nominal is None:
-        return [Finding(NOTE, "temperature", f"Measured {num(value)}; the chains do not say what was asked for.")]
-    if not nominal > 0:
-        return [
-            Finding(
-                LEVELS[2],
-                "temperature",
-                f"The nominal temperature is {num(nominal)}: these are steps of an optimiser, not draws of a "
-                "posterior.",
-                "Sample with `temperature=1.0`."
-                if "temperature" in (attrs.get("settings") or {})
-                else "Take another sampler; this one has no temperature.",
-            )
-        ]
-    if not math.isfinite(value + error):
-        few = "The temperature cannot be told from so few or such short chains."
-        return [Finding(LEVELS[1], "temperature", few, "Sample more draws.")]
-    level = RULES["temperature"].level(temperature.distance)
-    measured = f"measured {within(value, 1.96 * error)} (95 %), nominal {num(nominal)}"
-    share = float(temperature.batch_share or 0.0)
-    if level == LEVELS[0]:
-        ok = (
-            f"The temperature is as asked for, within {100 * RULES['temperature'].good:.0f} % plus Monte-Carlo error: "
-            f"{measured}."
-        )
-        findings = [Finding(level, "temperature", ok)]
-    elif value > nominal:
-        cause = f"minibatch noise alone adds about {num(share, 2)}" if share else "steps are long"
-        findings = [
-            Finding(
-                level,
-                "temperature",
-                f"The chains are too hot, so spreads are too wide: {measured}; {cause}.",
-                _cooler(attrs, value, nominal),
-            )
-        ]
-    else:
-        findings = [
-            Finding(
-                level,
-                "temperature",
-                f"The chains are too cold, so spreads are too narrow: {measured}; they have not spread out yet, or the "
-                "sampler cools them.",
-                f"Warm up and run longer (`num_warmup={_round(2 * int(attrs.get('num_warmup') or 0) + 1000)}`): the "
-                "reading rises as chains spread out. If it stays, damping or a preconditioner takes heat out.",
-            )
-        ]
-    if (level := RULES["precision"].level(error / max(nominal, value))) != LEVELS[0]:
-        sentence = f"The temperature is known only to ± {num(1.96 * error, 2)}, which tells little."
-        findings.append(Finding(level, "temperature's error", sentence, "Run more steps."))
-    off = {}
-    for name, (reading, spread) in temperature.blocks.items():
-        distance = max(0.0, abs(reading - nominal) - 4 * spread) / nominal
-        if RULES["block"].level(distance) != LEVELS[0]:
-            off[name] = (distance, reading, spread)
-    if off:
-        name, (_, reading, spread) = max(off.items(), key=lambda item: item[1][0])
-        findings.append(
-            Finding(
-                LEVELS[1],
-                "temperature by tensor",
-                f"{len(off)} of {len(temperature.blocks)} parameter tensors are off by more than "
-                f"{100 * RULES['block'].good:.0f} %, most of all {name} with {within(reading, 1.96 * spread)}.",
-                findings[0].remedy  # one cause, one remedy
-                or (
-                    _cooler(attrs, reading, nominal)
-                    if reading > nominal
-                    else "Run longer: these have not spread out yet."
-                ),
-            )
-        )
     return findings
 
 
@@ -314,38 +238,8 @@ def notes(
     return findings
 
 
-def _cooler(attrs: dict, value: float, nominal: float) -> str:
-    """Learning rate or batch size that bring the excess, proportional to lr (1/B − 1/N), to half the tolerance."""
-    factor = 0.5 * RULES["temperature"].good * nominal / (value - nominal)
-    lr, B, N = (attrs.get("settings") or {}).get("lr"), attrs.get("batch_size"), attrs.get("num_data")
-    lower = (
-        f"lower `lr` from {num(lr)} to about {num(lr * factor, 2)}" if isinstance(lr, (int, float)) else "lower `lr`"
-    )
-    if not _has_lr(attrs):
-        return "Shorten the sampler's steps."
-    if not B or not N or B >= N:
-        return f"To bring it within tolerance, {lower} and run as many times more steps."
-    larger = min(N, math.ceil(1 / (1 / N + factor * (1 / B - 1 / N))))
-    full = " (all the data)" if larger >= N else ""
-    return (
-        f"To bring it within tolerance, {lower}, with as many times more steps, or raise `batch_size` from {B} to "
-        f"{larger}{full}."
-    )
-
-
-def _has_lr(attrs: dict) -> bool:
-    """Whether the sampler's step is set by `lr`, as far as the chains say."""
-    return "lr" in (attrs.get("settings") or {"lr": None})
-
-
 def _times(factor: float) -> str:
     return f"{num(factor, 2)} times"
-
-
-def _round(value: float) -> int:
-    """Round up to two significant digits."""
-    scale = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
-    return math.ceil(value / scale) * scale
 
 
 def _chain_list(ids: list[int]) -> str:

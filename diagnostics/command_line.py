@@ -1,31 +1,29 @@
-"""The command line: `langevin report`, `langevin check` and `langevin compare`, on runs that `Chains.save` wrote.
+"""The command line: `langevin demo`, and `langevin report`, `check` and `compare` on runs that `Chains.save` wrote.
 
-A saved run holds draws, not the model, so everything here is judged on the parameters.
+A saved run holds draws, not the model, so there everything is judged on the parameters.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..samplers.chains import Chains
-from .measurements import measure
-from .report import report
+from .assessment import assess
+from .criteria import criteria
+from .demo import demo
+from .report import FORMATS, check_path, render, save
 from .rules import RULES, num, within
 from .sections import size_of, version
-from .summary import numbers, summarise, to_json, to_markdown
-from .thermometer import Temperature
+from .summary import finite, to_json
 from .two_runs import TwoRuns, compare_runs
-
-FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
 
 PASSED, FAILED, ERROR = 0, 1, 2
 
@@ -40,23 +38,6 @@ what the numbers mean:
   ESS          how many independent draws the draws are worth, the smaller of centre (bulk) and tails
   temperature  measured from the draws; above the one asked for, spreads are too wide, below it too narrow
 """
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One line of `langevin check`: a value, held against a limit."""
-
-    what: str
-    value: float
-    limit: float
-    shown: str
-    bound: str
-    least: bool = False
-
-    @property
-    def passed(self) -> bool:
-        """Whether the value keeps within the limit; one that could not be computed does not."""
-        return self.value >= self.limit if self.least else self.value <= self.limit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,102 +65,70 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ERROR
 
 
-def criteria(chains: Chains, max_rhat: float = 1.01, min_ess: float = 400, heat: float = 0.1) -> list[Criterion]:
-    """Hold chains against limits.
-
-    Parameters
-    ----------
-    chains
-        A run.
-    max_rhat, min_ess
-        For 95 % of the numbers, all of them where they are fewer than twenty. The worst number is held to the wider
-        limit 1 + 5 (max_rhat − 1) and min_ess / 4, in the proportions of the verdict's own rules. Infinity and 0 leave
-        the criterion out.
-    heat
-        How far the temperature's 95 % interval may lie from what was asked for, and how large its standard error may
-        be, as a share of what was asked for. Infinity leaves it out.
-    """
-    measured = measure(chains, None, None, None)
-    values = {key: math.nan if value is None else value for key, value in numbers(measured).items()}
-    found = [_count("stopped chains", values["chains_stopped"])]
-    if max_rhat < math.inf or min_ess > 0:
-        found.append(_count("undefined R̂ or ESS", values["undefined"]))
-    many = values["parameters"] >= 20
-    if max_rhat < math.inf:
-        wider = (RULES["rhat_worst"].good - 1) / (RULES["rhat"].good - 1)
-        rows = [("R̂ of 95 %" if many else "largest R̂", values["rhat_95_percent"], max_rhat)]
-        rows += [("largest R̂", values["rhat_largest"], 1 + wider * (max_rhat - 1))] if many else []
-        found += [Criterion(what, v, limit, num(v, 4, "f"), f"≤ {num(limit, 4)}") for what, v, limit in rows]
-    if min_ess > 0:
-        wider = RULES["ess_worst"].good / RULES["ess"].good
-        rows = [("ESS of 95 %" if many else "smallest ESS", values["ess_95_percent"], min_ess)]
-        rows += [("smallest ESS", values["ess_smallest"], wider * min_ess)] if many else []
-        found += [Criterion(what, v, limit, num(v, 0, "f"), f"≥ {num(limit, 0, 'f')}", True) for what, v, limit in rows]
-    if heat < math.inf:
-        found += _heat(measured.temperature, heat)
-    return found
-
-
-def _count(what: str, value: float) -> Criterion:
-    return Criterion(what, value, 0.0, num(value, 0, "f"), "none")
-
-
-def _heat(reading: Temperature | None, limit: float) -> list[Criterion]:
-    """Distance of the interval from what was asked for, and its precision, both over what was asked for."""
-    bound = f"within {num(100 * limit)} %"
-    if reading is None or not (reading.nominal or 0) > 0:
-        return [Criterion("temperature", math.nan, limit, "not measured", bound)]
-    nominal = float(reading.nominal or 0)
-    distance = reading.distance if math.isfinite(sum(reading.interval)) else math.nan
-    share = reading.error / max(nominal, reading.value)
-    shown = f"{within(reading.value, 1.96 * reading.error)} (95 %), asked for {num(nominal)}"
-    return [
-        Criterion("temperature", distance, limit, shown, bound),
-        Criterion("its standard error", share, limit, f"{num(100 * share, 2)} %", f"≤ {num(100 * limit)} %"),
-    ]
+def _demo(arguments: argparse.Namespace) -> int:
+    demo(arguments.output, quick=arguments.quick)
+    return PASSED
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    chains = _load(arguments.run)
     if arguments.output is not None and Path(arguments.output).resolve() == Path(arguments.run).resolve():
         raise ValueError(f"the output {arguments.output} is the run itself; name another file")
     form = arguments.format or FORMATS.get(Path(arguments.output or "").suffix.lower(), "html")
-    if form == "html":
-        print(report(chains, path=arguments.output or "report.html"))
-        return PASSED
-    summary = summarise(chains)
-    text = to_json(summary) if form == "json" else to_markdown(summary, chains)
-    if arguments.output is None:
-        print(text, end="")
+    output = arguments.output or ("report.html" if form == "html" else None)
+    path = None if output is None else check_path(output)
+    assessment = assess(_load(arguments.run))
+    if path is None:
+        print(render(assessment, form), end="")
     else:
-        Path(arguments.output).write_text(text, encoding="utf-8")
-        print(f"Verdict: {summary['verdict']}\n  {arguments.output}")
+        print(save(assessment, path, form))
     return PASSED
 
 
 def _check(arguments: argparse.Namespace) -> int:
     found = criteria(_load(arguments.run), arguments.max_rhat, arguments.min_ess, arguments.temperature_within)
+    passed = all(line.passed for line in found)
+    if arguments.json:
+        _print_json({"run": arguments.run, "passed": passed, "criteria": [line.as_data() for line in found]})
+        return PASSED if passed else FAILED
     columns = [[line.what for line in found], [line.shown for line in found], [line.bound for line in found]]
     widths = [max(map(_width, column)) for column in columns]
     for line, *cells in zip(found, *columns, strict=True):
         padded = [cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
         print("  ".join([*padded, "passed" if line.passed else "FAILED"]))
-    return PASSED if all(line.passed for line in found) else FAILED
+    return PASSED if passed else FAILED
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    first, second = _load(arguments.run_a), _load(arguments.run_b)
+    paths = arguments.run_a, arguments.run_b
+    first, second = (_load(path) for path in paths)
     runs = compare_runs(first, second)
+    notes = _notes(first, second)
+    if arguments.json:
+        sides = {
+            name: {
+                "run": path,
+                "chains": chains.num_chains,
+                "draws_per_chain": chains.num_draws,
+                "rhat_largest": judged.max_rhat,
+                "ess_smallest": judged.min_ess,
+            }
+            for name, path, chains, judged in zip("AB", paths, (first, second), runs.judged, strict=True)
+        }
+        _print_json(runs.as_data() | {"runs": sides, "notes": notes})
+        return PASSED if runs.agree else FAILED
     print(runs.sentence)
-    sides = zip("AB", (arguments.run_a, arguments.run_b), (first, second), runs.judged, strict=True)
-    for name, path, chains, judged in sides:
+    for name, path, chains, judged in zip("AB", paths, (first, second), runs.judged, strict=True):
         rhat, least = num(judged.max_rhat, 3, "f"), num(judged.min_ess, 0, "f")
         print(f"  {name}: {path}, {size_of(chains)}, largest R̂ {rhat}, smallest ESS {least}")
-    for note in _notes(first, second):
+    for note in notes:
         print(f"  note: {note}")
     for line in _table(runs):
         print(line)
     return PASSED if runs.agree else FAILED
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    print(to_json(finite(found | {"judged_by": {"langevin": version()}})), end="")
 
 
 def _notes(first: Chains, second: Chains) -> list[str]:
@@ -206,19 +155,11 @@ def _table(runs: TwoRuns) -> list[str]:
         f"  |difference of means| in standard errors, median, 90 %, largest: {quantiles(runs.z_mean)}",
         f"  |log ratio of sds| in standard errors, median, 90 %, largest: {quantiles(runs.z_sd)}",
     ]
-    rows = []
-    for place in runs.worst():
-        ratio, error = float(runs.ratio[place]), float(runs.ratio_error[place])
-        rows.append(
-            [
-                runs.labels.label(place),
-                num(float(runs.difference[place])),
-                num(float(runs.z_mean[place]), 2),
-                within(ratio, ratio * error),
-                num(float(runs.z_sd[place]), 2),
-            ]
-        )
-    rows.insert(0, ["worst", "mean A − mean B", "in errors", "sd A / sd B", "in errors"])
+    rows = [["worst", "mean A − mean B", "in errors", "sd A / sd B", "in errors"]]
+    for row in runs.worst():
+        ratio, error = row["sd_ratio"], row["sd_ratio_error"]
+        cells = [num(row["mean_difference"]), num(row["mean_difference_in_errors"], 2)]
+        rows.append([row["name"], *cells, within(ratio, error), num(row["sd_ratio_in_errors"], 2)])
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return [line.rstrip() for line in lines]
@@ -249,7 +190,8 @@ def _width(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="langevin",
-        description="Judge saved chains: files that Chains.save, or sample(..., checkpoint=...), wrote.",
+        description="Judge saved chains: files that Chains.save, or sample(..., checkpoint=...), wrote. Begin with "
+        "langevin demo.",
         epilog=f"{_NUMBERS}\n{_SCOPE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -266,6 +208,27 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(command=run)
         return command
+
+    def add_json(command: argparse.ArgumentParser) -> None:
+        what = "print one JSON object instead: every criterion with value, limit and whether it passed, and the outcome"
+        command.add_argument("--json", action="store_true", help=f"{what}; numbers that are not finite are null")
+
+    command = add(
+        "demo",
+        _demo,
+        "sample a small network and write a report about it, from nothing but this package",
+        "exit status: 0, or 2 on errors",
+    )
+    command.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="langevin-demo",
+        help="folder for report.html and run.nc, made if it is not there; default %(default)s",
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="an eighth of the draws: a report in seconds, on chains that are too short"
+    )
 
     command = add("report", _report, "write the verdict on a run, with its evidence", "exit status: 0, or 2 on errors")
     command.add_argument("run", metavar="RUN", help="saved chains")
@@ -304,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
         help="how far the 95 %% interval of the temperature may lie from the one asked for, and how large its standard "
         "error may be, as a share (default %(default)s). inf leaves it out",
     )
+    add_json(command)
 
     status = """\
 Means are compared in Monte-Carlo standard errors of their difference, spreads by their ratio in its own error. The
@@ -314,6 +278,7 @@ exit status: 0 if the runs agree, 1 if they differ or it cannot be told, 2 on er
     command = add("compare", _compare, "say whether two runs of the same target agree", status)
     command.add_argument("run_a", metavar="RUN_A", help="saved chains")
     command.add_argument("run_b", metavar="RUN_B", help="saved chains of the same parameters")
+    add_json(command)
     return parser
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -294,19 +295,25 @@ def _normal_scores(block: Block) -> tuple[Block, Float[Tensor, "element size"]]:
     # numpy's argsort uses vector instructions that torch's does not: six times faster on one core.
     order = torch.from_numpy(flat.numpy().argsort(-1)) if flat.device.type == "cpu" else flat.argsort(-1)
     ordered = flat.gather(-1, order)
-    # Twice the mean rank is a whole number, so all possible scores fit in a table.
-    twice = torch.arange(2, 2 * size + 1, dtype=torch.float64, device=flat.device)
-    table = torch.special.ndtri((twice / 2 - 0.375) / (size + 0.25))
+    table = _score_table(size).to(flat.device)
     place = torch.arange(size, device=flat.device)
     new = ordered[:, 1:] != ordered[:, :-1]
-    if bool(new.all()):
-        scores = table[2 * place].expand_as(flat)
-    else:
-        edge = new.new_ones(len(flat), 1)
+    tied = ~new.all(-1)
+    scores = table[2 * place].expand_as(flat)
+    if bool(tied.any()):
+        new = new[tied]
+        edge = new.new_ones(len(new), 1)
         first = torch.where(torch.cat((edge, new), -1), place, 0).cummax(-1).values
         last = torch.where(torch.cat((new, edge), -1), place, size - 1).flip(-1).cummin(-1).values.flip(-1)
-        scores = table[first + last]
+        scores = scores.index_put((tied,), table[first + last])
     return torch.empty_like(flat).scatter_(-1, order, scores).view_as(block), ordered
+
+
+@lru_cache(maxsize=4)
+def _score_table(size: int) -> Float[Tensor, " twice"]:
+    """Scores of all possible ranks: twice the mean rank is a whole number."""
+    twice = torch.arange(2, 2 * size + 1, dtype=torch.float64)
+    return torch.special.ndtri((twice / 2 - 0.375) / (size + 0.25))
 
 
 def _sd(block: Block) -> PerElement:

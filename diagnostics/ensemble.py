@@ -7,24 +7,26 @@ changing lr, with the chains' own. Draws and examples are visited in pieces: mem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..samplers import data as data_
 from ..samplers.chains import Chains
 from ..samplers.posterior import Posterior
 from ..samplers.target import Target
 from . import calibration, mixture
+from .grouped import GroupedDraws
+from .held_out import batches, input_batches, inputs_of, length, pieces
+from .mixture import Averages
+from .prediction import Evaluation, Prediction, prediction_of
+from .scores import LEVEL, Means, Scores, Separate, Tally, jackknife, terms_of
 
-_LEVEL = 0.9
 _SINGLE = 100  # at most so many draws are scored alone
+_GROUPS = 16  # of draws, at most, left out one by one for Monte-Carlo errors
 _INDEPENDENT = 200  # draws from an approximation that can give any number
 
 
@@ -34,64 +36,6 @@ class Approximation(Protocol):
     def sample(self, n: int, seed: int = 0) -> Float[Tensor, "n dim"]:
         """Draw `n` flat positions."""
         ...
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The predictive distribution of new targets, float64 on the CPU.
-
-    Attributes
-    ----------
-    mean
-        Classification: probabilities ``[n, ..., classes]``, of two classes for binary labels. Otherwise predictive
-        means ``[n, ...]``.
-    entropy
-        Of the averaged probabilities, in nats, ``[n, ...]``; None unless classification.
-    mutual_information
-        Of label and parameters in nats, the entropy of the mean minus the mean entropy: how much the draws disagree.
-        None where there are no draws (`Laplace.predict` with ``method="probit"``).
-    sd, epistemic_sd, aleatoric_sd
-        Standard deviation of the predictive mixture, in the units of the targets, and its parts: sd² = epistemic²
-        (variance of the draws' means) + aleatoric² (mean of their variances). None for classification.
-    """
-
-    mean: Tensor
-    entropy: Tensor | None = None
-    mutual_information: Tensor | None = None
-    sd: Tensor | None = None
-    epistemic_sd: Tensor | None = None
-    aleatoric_sd: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores on held-out data.
-
-    Attributes
-    ----------
-    ensemble
-        Scores of the averaged prediction. Classification: ``accuracy``, ``nll``, ``brier``, ``ece``. Otherwise
-        ``rmse``, ``nll`` and ``coverage_90`` (of the central 90 % interval), as far as torch knows moments and ``cdf``.
-    single, single_sd
-        Mean and standard deviation of the scores of single draws.
-    num_draws, num_single
-        Draws in the ensemble, and how many of them, evenly spaced, were scored alone.
-    """
-
-    ensemble: dict[str, float]
-    single: dict[str, float]
-    single_sd: dict[str, float]
-    num_draws: int
-    num_single: int
-
-    def __str__(self) -> str:
-        heads = f"ensemble of {self.num_draws}", f"mean of {self.num_single} single draws", "their sd"
-        width = max(len(name) for name in self.ensemble)
-        lines = ["  ".join([" " * width, *heads])]
-        for name, value in self.ensemble.items():
-            row = zip((value, self.single[name], self.single_sd[name]), heads, strict=True)
-            lines.append("  ".join([f"{name:{width}}", *(f"{number:{len(head)}.4f}" for number, head in row)]))
-        return "\n".join(lines)
 
 
 class Ensemble:
@@ -116,6 +60,8 @@ class Ensemble:
         ``[draw, dim]``, and ``[draw]`` with sum one.
     stopped
         Chains left out, `{chain id: step}`.
+    grouped
+        The same draws by chains, or by stretches of draws where there are no two chains.
 
     Raises
     ------
@@ -130,11 +76,11 @@ class Ensemble:
             raise ValueError(f"num_draws must be at least 1, got {num_draws}")
         self.posterior = posterior
         self.stopped: dict[str, int] = {}
-        weights = None
+        weights, num_chains = None, 1
         if isinstance(draws, Chains):
             self.stopped = dict(draws.attrs.get("stopped") or {})
             draws = draws.finished()
-            weights = draws.weights
+            weights, num_chains = draws.weights, draws.num_chains
             positions = chain_positions(posterior, draws).flatten(0, 1)
         elif isinstance(draws, Tensor):
             positions = draws
@@ -145,8 +91,9 @@ class Ensemble:
         if positions.ndim != 2 or positions.shape[-1] != posterior.dim or len(positions) == 0:
             raise ValueError(f"draws must have shape [draw, {posterior.dim}], got {tuple(positions.shape)}")
         weights = torch.ones(len(positions)) if weights is None else weights.flatten()
-        if num_draws is not None and num_draws < len(positions):
-            chosen = evenly_spaced(len(positions), num_draws)
+        chosen = evenly_spaced(len(positions), num_draws or len(positions))
+        sizes = _group_sizes(chosen, len(positions), num_chains)
+        if len(chosen) < len(positions):
             positions, weights = positions[chosen.to(positions.device)], weights[chosen]
         bad = int((~positions.isfinite().all(-1)).sum())
         if bad:
@@ -156,6 +103,7 @@ class Ensemble:
         self.positions = positions.detach().to(device=posterior.device, dtype=posterior.dtype)
         weights = weights.to(device=posterior.device, dtype=torch.float64)
         self.weights = weights / weights.sum()
+        self.grouped = GroupedDraws(posterior, self.positions, self.weights, sizes)
 
     @torch.no_grad()
     def predict(self, x: Any, chunk: int = 4096) -> Prediction:
@@ -171,14 +119,44 @@ class Ensemble:
         Raises
         ------
         ValueError
-            If inputs differ in length or are not finite.
+            If inputs differ in length, are not finite, or are not what the model takes.
         NotImplementedError
             If torch knows neither class probabilities nor moments of the likelihood's distribution.
         """
-        return prediction_of(self._averages(inputs_of(self.posterior, x), None, chunk))
+        return self._predict(inputs_of(self.posterior, x), chunk)
 
     @torch.no_grad()
-    def interval(self, x: Any, level: float = _LEVEL, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    def predict_batches(self, batches: Iterable[Any], chunk: int = 4096) -> Iterator[Prediction]:
+        """Predict the targets of one batch of inputs after another, for inputs that do not fit in memory.
+
+        Parameters
+        ----------
+        batches
+            Any iterable of inputs as `predict` takes them. Of a `DataLoader` of (inputs, targets) give the inputs
+            alone, ``(x for x, _ in loader)``.
+        chunk
+            See `predict`.
+
+        Yields
+        ------
+        Prediction
+            Of each batch, when it is asked for; nothing is kept.
+
+        Raises
+        ------
+        ValueError
+            As `predict`, with the number of the batch; if there is no batch.
+        """
+        for inputs in input_batches(self.posterior, batches):
+            yield self._predict(inputs, chunk)
+
+    def _predict(self, inputs: data_.Inputs, chunk: int) -> Prediction:
+        few = pieces(inputs, chunk)
+        parts = [self.grouped.average(some, None, chunk) for some in few]
+        return prediction_of({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    @torch.no_grad()
+    def interval(self, x: Any, level: float = LEVEL, chunk: int = 4096) -> tuple[Tensor, Tensor]:
         """Central interval of the predictive mixture, solved by bisection of its distribution function.
 
         An interval of counts holds at least `level`, because counts are whole.
@@ -209,7 +187,45 @@ class Ensemble:
                 end.append(mixture.quantile(distribution, self.weights, prob).cpu())
         return torch.cat(ends[0]), torch.cat(ends[1])
 
-    def evaluate(self, x: Any, y: Any, chunk: int = 4096) -> Evaluation:
+    @torch.no_grad()
+    def pit(self, x: Any, y: Any = None, *, seed: int = 0, chunk: int = 4096) -> Tensor:
+        """Probability integral transform of held-out targets: uniform on (0, 1) for honest predictions.
+
+        Values heaped at both ends tell of predictions that are too sure, heaped in the middle of too wide ones;
+        `calibration.uniformity` tests them.
+
+        Parameters
+        ----------
+        x, y, chunk
+            See `evaluate`.
+        seed
+            For counts, whose values are drawn: see `calibration.pit`.
+
+        Returns
+        -------
+        Tensor
+            ``[n, ...]`` in the shape of the targets, float64 on the CPU.
+
+        Raises
+        ------
+        NotImplementedError
+            For class labels, and where torch knows no distribution function.
+        """
+        found: list[Averages] = []
+        for inputs, targets in batches(self.posterior, x, y):
+            for few, own in pieces((inputs, targets), chunk):
+                averages = self.grouped.average(few, own, chunk)
+                if "cdf" not in averages:
+                    raise NotImplementedError(
+                        "the likelihood has no distribution function that torch knows; of class labels "
+                        "calibration.reliability judges the probabilities"
+                    )
+                found.append({name: averages[name].cpu() for name in ("cdf", "cdf_below")})
+        cdf, below = (torch.cat([part[name] for part in found]) for name in ("cdf", "cdf_below"))
+        return calibration.pit(cdf, below, seed)
+
+    @torch.no_grad()
+    def evaluate(self, x: Any, y: Any = None, chunk: int = 4096) -> Evaluation:
         """Score the ensemble, and up to 100 of its draws one by one, on held-out data.
 
         Several targets per example (pixels, tokens) are scored one by one, each by its own predictive distribution.
@@ -217,112 +233,52 @@ class Ensemble:
 
         Parameters
         ----------
-        x, chunk
+        x, y
+            Inputs as `predict` takes them and as many targets. Or, without `y`, any iterable of (inputs, targets)
+            batches, such as a `DataLoader`: it is read once, and memory grows neither with it nor with the draws.
+        chunk
             See `predict`.
-        y
-            Targets, as many as inputs.
 
         Raises
         ------
         ValueError
-            If lengths differ, numbers are not finite, or targets have the wrong shape or lie outside the support.
+            If lengths differ, numbers are not finite, or targets have the wrong shape or lie outside the support; if
+            batches are not pairs, or there is none.
         """
-        inputs, targets = data_of(self.posterior, x, y)
-        ensemble = self._scores(inputs, targets, chunk)
-        chosen = evenly_spaced(len(self.weights), _SINGLE)
-        draws = [Ensemble(self.posterior, self.positions[[draw]]) for draw in chosen.tolist()]
-        singles = [draw._scores(inputs, targets, chunk) for draw in draws]
+        draws = self.grouped
+        chosen = evenly_spaced(draws.num_draws, _SINGLE).tolist()
+        tally, without, alone = Tally(1), Separate(), Separate()
+        for inputs, targets in batches(self.posterior, x, y):
+            for few, own in pieces((inputs, targets), draws.rows(chunk)):
+                whole, rest = draws.averages(few, own, chunk)
+                tally.add([terms_of(whole, own)])
+                without.add(rest, own)
+                alone.add(draws.each(chosen, few, own, chunk), own)
+        singles = alone.scores()
+        ensemble = tally.means[0].scores()
         columns = {name: torch.tensor([s[name] for s in singles], dtype=torch.float64) for name in ensemble}
         return Evaluation(
             ensemble=ensemble,
             single={name: column.mean().item() for name, column in columns.items()},
             single_sd={n: column.std().item() if len(column) > 1 else math.nan for n, column in columns.items()},
-            num_draws=len(self.weights),
+            num_draws=draws.num_draws,
             num_single=len(chosen),
+            ensemble_error=tally.errors(),
+            monte_carlo_error=jackknife(tally.means[0].scores(), without.scores()),
+            num_examples=tally.count,
         )
 
-    @torch.no_grad()
-    def _scores(self, inputs: data_.Inputs, targets: Tensor, chunk: int) -> dict[str, float]:
-        return scores_of(self._averages(inputs, targets, chunk), targets)
 
-    def _averages(self, inputs: data_.Inputs, targets: Tensor | None, chunk: int) -> dict[str, Tensor]:
-        """`mixture.average` of all draws, a few examples at a time."""
-        posterior = self.posterior
-        num_examples = min(_length(inputs), chunk)
-        num_draws = max(1, chunk // num_examples)
-        pieces = []
-        for rows in torch.arange(_length(inputs), device=posterior.device).split(num_examples):
-            few = data_.take(inputs, rows)
-            draws = zip(self.positions.split(num_draws), self.weights.split(num_draws), strict=True)
-            parts = ((posterior.distribution(posterior.outputs(positions, few)), w) for positions, w in draws)
-            pieces.append(mixture.average(parts, None if targets is None else targets[rows]))
-        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def prediction_of(averages: dict[str, Tensor]) -> Prediction:
-    """What `mixture.average` found, as users see it.
-
-    Raises
-    ------
-    NotImplementedError
-        If there are neither class probabilities nor moments.
-    """
-    averages = {name: value.cpu() for name, value in averages.items()}
-    if "probability" in averages:
-        entropy = torch.special.entr(averages["probability"]).sum(-1)
-        # By Jensen's inequality never negative, but for rounding.
-        mutual_information = (entropy - averages["entropy"]).clamp(min=0) if "entropy" in averages else None
-        return Prediction(averages["probability"], entropy, mutual_information)
-    if "mean" not in averages:
-        raise NotImplementedError("torch knows no moments of this likelihood; evaluate() still gives its nll")
-    epistemic, aleatoric = averages["epistemic"], averages["aleatoric"]
-    return Prediction(
-        averages["mean"],
-        sd=(epistemic + aleatoric).sqrt(),
-        epistemic_sd=epistemic.sqrt(),
-        aleatoric_sd=aleatoric.sqrt(),
-    )
-
-
-def scores_of(averages: dict[str, Tensor], targets: Tensor) -> dict[str, float]:
-    """Scores of what `mixture.average` found for these targets: see `Evaluation`."""
-    nll = calibration.nll(averages["log_likelihood"])
-    if "probability" in averages:
-        p, labels = averages["probability"], targets.long()
-        return {
-            "accuracy": calibration.accuracy(p, labels),
-            "nll": nll,
-            "brier": calibration.brier(p, labels),
-            "ece": calibration.ece(p, labels),
-        }
-    scores = {"rmse": calibration.rmse(averages["mean"], targets)} if "mean" in averages else {}
-    scores["nll"] = nll
-    if "cdf" in averages:
-        inside = (averages["cdf"] >= (1 - _LEVEL) / 2) & (averages["cdf_below"] <= (1 + _LEVEL) / 2)
-        scores["coverage_90"] = inside.double().mean().item()
-    return scores
-
-
-def inputs_of(posterior: Posterior, x: Any) -> data_.Inputs:
-    """New inputs, checked, on the posterior's device and in its type."""
-    x = pytree.tree_map_only(np.ndarray, torch.as_tensor, x)
-    data_.check(x, torch.zeros(_length(x)))
-    return data_.cast(x, posterior.device, posterior.dtype)
-
-
-def data_of(posterior: Posterior, x: Any, y: Any) -> tuple[data_.Inputs, Tensor]:
-    """New inputs and targets, checked, on the posterior's device."""
-    inputs, targets = inputs_of(posterior, x), torch.as_tensor(y).to(posterior.device)
-    data_.check(inputs, targets)
-    return inputs, targets
-
-
+@torch.no_grad()
 def evaluate_point(
-    posterior: Posterior, position: Float[Tensor, " dim"], x: Any, y: Any, chunk: int = 4096
-) -> dict[str, float]:
+    posterior: Posterior, position: Float[Tensor, " dim"], x: Any, y: Any = None, chunk: int = 4096
+) -> Scores:
     """Scores of a single parameter vector, such as a mode: the ensemble of one, see `Ensemble.evaluate`."""
-    point = Ensemble(posterior, position.reshape(1, -1))
-    return point._scores(*data_of(posterior, x, y), chunk)
+    point, means = Ensemble(posterior, position.reshape(1, -1)), Means()
+    for inputs, targets in batches(posterior, x, y):
+        for few, own in pieces((inputs, targets), chunk):
+            means.add(terms_of(point.grouped.average(few, own, chunk), own))
+    return means.scores()
 
 
 @torch.no_grad()
@@ -351,14 +307,16 @@ def evenly_spaced(size: int, count: int) -> Int[Tensor, " count"]:
 
 def _outputs(posterior: Posterior, positions: Tensor, inputs: data_.Inputs, chunk: int) -> Iterator[Tensor]:
     """Outputs of all draws, ``[draw, few, ...]``, for a few examples at a time."""
-    rows = torch.arange(_length(inputs), device=posterior.device)
+    rows = torch.arange(length(inputs), device=posterior.device)
     for few in rows.split(max(1, chunk // len(positions))):
         some = data_.take(inputs, few)
         yield torch.cat([posterior.outputs(part, some) for part in positions.split(max(1, chunk // len(few)))])
 
 
-def _length(inputs: data_.Inputs) -> int:
-    lengths = {len(leaf) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim}
-    if len(lengths) != 1:
-        raise ValueError(f"inputs must be tensors with one row per example, got {sorted(lengths)} rows")
-    return lengths.pop()
+def _group_sizes(chosen: Int[Tensor, " draw"], size: int, num_chains: int) -> list[int]:
+    """How many of the chosen of `size` draws lie in each chain, or stretch where there is one chain."""
+    if num_chains > 1:
+        group = chosen * num_chains // size * min(num_chains, _GROUPS) // num_chains
+    else:
+        group = torch.arange(len(chosen)) * min(len(chosen), _GROUPS) // len(chosen)
+    return [count for count in torch.bincount(group).tolist() if count]

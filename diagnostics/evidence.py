@@ -1,25 +1,18 @@
-"""The report's evidence: convergence, temperature, Laplace and predictions as figures, tables and words."""
+"""The report's evidence on the law of the draws: temperature, Laplace and predictions as figures, tables and words."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from ..samplers import data as data_
-from ..samplers.posterior import Posterior
 from . import calibration, figures
 from .comparison import Comparison
-from .convergence import Convergence
-from .ensemble import draw_means
 from .measurements import Measured
 from .page import Panel, Section, Table
-from .rules import ALLOWED, RULES, most, num, statistics, within
+from .rules import num, within
 
 MAX_BLOCKS = 12
+
+NO_CHAIN = "Not shown: every chain was stopped."
 
 METRICS = {
     "accuracy": "accuracy ↑",
@@ -29,132 +22,6 @@ METRICS = {
     "rmse": "RMSE ↓",
     "coverage_90": "coverage → 0.9",
 }
-
-
-def element(draws: dict[str, Tensor], label: str) -> Tensor:
-    """Draws [chain, draw] of a labelled element such as ``0.weight[3, 1]``."""
-    if label in draws:
-        return draws[label]
-    name, _, index = label[:-1].rpartition("[")
-    return draws[name][(..., *(int(i) for i in index.split(", ")))]
-
-
-def overview(convergence: Convergence) -> list[Panel]:
-    """R̂ over effective draws of everything that was judged."""
-    groups = {}
-    for label, part in (("parameters", convergence), ("predictions", convergence.predictions)):
-        if part is not None:
-            rhat, ess = statistics(part)
-            groups[label] = (rhat.numpy(), ess.numpy())
-    if convergence.num_chains < 2:
-        values = {label: ess for label, (_, ess) in groups.items()}
-        panel = figures.histogram(
-            "overview", values, "Effective draws", "effective draws", mark=RULES["ess"].good, share=True
-        )
-        return [Panel(panel.svg, "One chain has no R̂. The dashed line is the usual least number of effective draws.")]
-    return [figures.overview("overview", groups, RULES["rhat"].good, RULES["ess"].good, "R̂ and effective draws")]
-
-
-def convergence(measured: Measured) -> Section:
-    """Traces, ranks, R̂ and effective draws."""
-    section = Section("convergence", "Convergence", pairs=True)
-    finished, judged = measured.finished, measured.convergence
-    if finished is None or judged is None:
-        section.text.append("Every chain was stopped, so there is nothing to judge.")
-        return section
-    section.text.append(
-        "R̂ compares the spread between chains with the spread within them; 1 means that chains cannot be told apart. "
-        "Effective draws say how many independent draws would be worth as much, for the centre (bulk) and for the 5 % "
-        "and 95 % quantiles (tail) of each number."
-    )
-    parts = [("parameters", judged)]
-    if judged.predictions is not None:
-        count = next(iter(judged.predictions.mean.values())).shape[0]
-        parts.append((f"predictions at {count} {measured.inputs_kind}", judged.predictions))
-    section.tables.append(_summary(parts))
-    worst = judged.worst(10)
-    if judged.predictions is not None and isinstance(measured.posterior, Posterior):
-        label = _noticeable(judged.predictions)
-        section.panels += _agreement(
-            "p", _one_prediction(measured, measured.posterior, label), label, "probability or mean"
-        )
-    for i, row in enumerate(worst[:2]):
-        section.panels += _agreement(
-            str(i), element(finished.draws, row["name"]).double().numpy(), row["name"], "value"
-        )
-    seen = 2 if len(finished.valid) > 1 else 1
-    section.panels[seen:] = [Panel(panel.svg, "") for panel in section.panels[seen:]]  # the same captions again
-    section.tables.append(_offenders("Parameters that agree least", worst))
-    if judged.predictions is not None:
-        note = (
-            f"The first index counts the {measured.inputs_kind} that were judged, the last the class or output. The "
-            "figure shows the worst of those that vary noticeably."
-        )
-        section.tables.append(_offenders("Predictions that agree least", judged.predictions.worst(5), note))
-    elif "posterior" not in measured.problems and not isinstance(measured.posterior, Posterior):
-        section.missing.append(
-            "Not shown: predictions. Give `posterior=`, and `test=(inputs, targets)`, to judge them too."
-        )
-    if "posterior" in measured.problems:
-        section.missing.append(measured.problems["posterior"])
-    return section
-
-
-def _agreement(key: str, values: np.ndarray, name: str, label: str) -> list[Panel]:
-    panels = [figures.traces(f"trace-{key}", values, name, label)]
-    return panels if len(values) == 1 else [*panels, figures.ranks(f"rank-{key}", values, name)]
-
-
-def _noticeable(predictions: Convergence) -> str:
-    """Label of the worst prediction among those whose spread is not small beside the largest."""
-    (name, sd), *_ = predictions.sd.items()
-    badness = (predictions.rhat if predictions.num_chains > 1 else predictions.mcse)[name].nan_to_num(nan=torch.inf)
-    worst = badness.masked_fill(sd < 0.25 * sd.max(), -torch.inf).argmax()
-    return f"{name}[{', '.join(str(int(i)) for i in torch.unravel_index(worst, sd.shape))}]"
-
-
-def _one_prediction(measured: Measured, posterior: Posterior, label: str) -> np.ndarray:
-    """Draws of one prediction, computed again for its input alone."""
-    first, *rest = (int(i) for i in label[:-1].rpartition("[")[2].split(", "))
-    row = data_.take(measured.inputs, torch.tensor([first], device=posterior.device))
-    assert measured.finished is not None
-    return next(draw_means(posterior, measured.finished, row))[(..., 0, *rest)].numpy()
-
-
-def _summary(parts: list[tuple[str, Convergence]]) -> Table:
-    rows = []
-    for label, part in parts:
-        rhat, ess = statistics(part)
-        undefined = int((rhat.isnan() | ess.isnan()).sum())
-        rhat, ess = rhat[~rhat.isnan()], ess[~ess.isnan()]
-        rows.append(
-            [
-                label,
-                f"{sum(x.numel() for x in part.mean.values()):,}",
-                num(most(rhat), 3, "f") if len(rhat) else "–",
-                num(float(rhat.max()), 3, "f") if len(rhat) else "–",
-                f"{most(ess, largest=False):,.0f}" if len(ess) else "–",
-                f"{ess.min():,.0f}" if len(ess) else "–",
-                f"{undefined:,}",
-            ]
-        )
-    share = f"{100 - 100 * ALLOWED:.0f} %"
-    return Table(
-        "R̂ and effective draws",
-        ["judged", "numbers", f"R̂ of {share}", "largest R̂", f"ESS of {share}", "smallest ESS", "undefined"],
-        rows,
-        f"{share} of the numbers have an R̂ no larger, and an ESS no smaller, than the value given. ESS is the smaller "
-        "of bulk and tail. Undefined: numbers that never change, or with a single chain.",
-    )
-
-
-def _offenders(caption: str, rows: list[dict[str, Any]], note: str = "") -> Table:
-    cells = [
-        [row["name"], num(row["mean"], 4), num(row["sd"]), num(row["mcse"], 2), num(row["rhat"], 3, "f")]
-        + [num(row[kind], 0, "f") for kind in ("ess_bulk", "ess_tail")]
-        for row in rows
-    ]
-    return Table(caption, ["name", "mean", "sd", "error of mean", "R̂", "ESS bulk", "ESS tail"], cells, note)
 
 
 def heat(measured: Measured, key: str, blocks: bool = True) -> Panel:
@@ -169,14 +36,14 @@ def heat(measured: Measured, key: str, blocks: bool = True) -> Panel:
     lines = [] if reading.nominal is None else [("nominal", reading.nominal)]
     panel = figures.intervals(key, rows, lines, "Temperature", "temperature")
     left = len(reading.blocks) - MAX_BLOCKS if blocks else 0
-    more = f" The {MAX_BLOCKS} tensors farthest from nominal; {left} more are closer." if left > 0 else ""
+    more = f" The {MAX_BLOCKS} farthest from nominal; {left} more are closer." if left > 0 else ""
     return Panel(
         panel.svg, f"Measured temperature with 95 % Monte-Carlo intervals; the line is what was asked for.{more}"
     )
 
 
 def temperature(measured: Measured) -> Section:
-    """Measured and nominal temperature, of all parameters and by tensor."""
+    """Measured and nominal temperature, of all parameters and by layer or tensor."""
     section = Section("temperature", "Temperature", beside=True)
     reading = measured.temperature
     if reading is None:
@@ -228,7 +95,8 @@ def laplace(measured: Measured) -> Section:
     compared, laplace = measured.comparison, measured.laplace
     if compared is None or laplace is None:
         why = measured.problems.get("comparison")
-        section.missing.append(why or "Not shown. Give `laplace=Laplace.fit(posterior)` to add it.")
+        hint = "Not shown. Give `laplace=Laplace.fit(posterior)` to add it."
+        section.missing.append(why or (NO_CHAIN if measured.finished is None else hint))
         return section
     section.text.append(
         f"Laplace puts a Gaussian at a mode, here with {laplace.structure} {laplace.curvature.upper()} curvature. "
@@ -311,7 +179,7 @@ def predictions(measured: Measured) -> Section:
     if evaluation is None or targets is None:
         why = measured.problems.get("predictions")
         hint = "Not shown. Give `posterior=` and `test=(inputs, targets)`, data that were not trained on, to add it."
-        section.missing.append(why or hint)
+        section.missing.append(why or (NO_CHAIN if measured.finished is None else hint))
         return section
     section.text.append(
         f"Scores on {targets.shape[0]:,} test examples. The ensemble averages the predictions of "

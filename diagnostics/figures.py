@@ -1,29 +1,17 @@
-"""The report's figures: small matplotlib panels turned into inline SVG that takes its colours from the page.
-
-Every colour below is a stand-in that `_inline` replaces by a CSS variable, so one figure serves light, dark and print.
-Panels are as wide as a phone; the page sets several side by side where there is room. Text stays text: it scales and
-can be searched.
-"""
+"""The report's figures, one function each: numbers in, a panel with its caption and its text for screen readers out."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from xml.etree import ElementTree
 
-import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.stats import rankdata
 
+from .canvas import GOOD, INK, MAX_LINES, MUTED, SERIES, Canvas, number, plain_log, short, spread
 from .page import Panel
 
-MAX_LINES = 8
-"""Chains drawn in one panel; statistics always use all of them."""
 MAX_POINTS = 240
 """Points of one line."""
 MAX_DOTS = 300
@@ -31,128 +19,21 @@ MAX_DOTS = 300
 LEAST_IN_BIN = 5
 """Examples below which a point of the reliability diagram is left out."""
 
-INK, MUTED, GRID, SURFACE, GOOD = (f"#00000{i}" for i in range(1, 6))
-SERIES = [f"#00001{i}" for i in range(MAX_LINES)]
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface", GOOD: "good"} | {
-    stand_in: f"series-{i}" for i, stand_in in enumerate(SERIES)
-}
-_SVG = "http://www.w3.org/2000/svg"
-_XLINK = "http://www.w3.org/1999/xlink"
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "langevin",
-    "font.size": 12.0,
-    "axes.titlesize": 12.5,
-    "axes.labelsize": 11.5,
-    "xtick.labelsize": 11.0,
-    "ytick.labelsize": 11.0,
-    "legend.fontsize": 11.0,
-    "text.color": INK,
-    "axes.titlecolor": INK,
-    "axes.labelcolor": MUTED,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.edgecolor": GRID,
-    "grid.color": GRID,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-}
-
-
-class _Canvas:
-    """`with _Canvas(...) as axes:` draws, then `.panel(caption, alt)` gives the panel."""
-
-    def __init__(self, key: str, title: str, height: float = 240):
-        self.key, self.title, self.height = key, title, height
-
-    def __enter__(self) -> Axes:
-        self._context = mpl.rc_context(_STYLE)  # pyright: ignore[reportArgumentType]
-        self._context.__enter__()
-        self.figure = Figure(figsize=(5.0, self.height / 72), layout="constrained")
-        axes = self.figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(which="both", length=0)
-        axes.set_title(_short(self.title), loc="left", parse_math=False)
-        return axes
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            if exception[0] is None:
-                buffer = io.StringIO()
-                self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-                self._svg = buffer.getvalue()
-        finally:
-            self._context.__exit__(None, None, None)
-
-    def panel(self, caption: str, alt: str) -> Panel:
-        return Panel(_inline(self._svg, self.key, alt), caption)
-
-
-def _inline(svg: str, key: str, alt: str) -> Markup:
-    """Strip what a stand-alone file needs, make ids unique on the page, and exchange colours for CSS variables."""
-    ElementTree.register_namespace("", _SVG)
-    ElementTree.register_namespace("xlink", _XLINK)
-    root = ElementTree.fromstring(svg[svg.index("<svg") :])
-    for child in [c for c in root if c.tag.endswith("metadata")]:
-        root.remove(child)
-    for attribute in ("width", "height", "version"):
-        root.attrib.pop(attribute, None)
-    root.set("role", "img")
-    root.set("aria-label", alt)
-    for element in root.iter():
-        for attribute, value in list(element.attrib.items()):
-            if attribute == "id":
-                element.set("id", f"{key}-{value}")
-            elif attribute.endswith("href") and value.startswith("#"):
-                element.set(attribute, f"#{key}-{value[1:]}")
-            elif attribute in ("clip-path", "style"):
-                value = re.sub(r"url\(#", f"url(#{key}-", value)
-                value = re.sub(r"font: ([\d.]+px) [^;]*", r"font-size: \1", value)
-                value = re.sub(r"#0000\d\d", lambda m: f"var(--{_VARIABLES[m[0]]})", value)
-                element.set(attribute, value)
-    # The text was written by ElementTree, which escapes it; nothing else enters the page unescaped.
-    return Markup(ElementTree.tostring(root, encoding="unicode"))
-
-
-def _short(text: str, length: int = 46) -> str:
-    return text if len(text) <= length else text[: length // 2 - 1] + "…" + text[-length // 2 :]
-
-
-def _number(value: float, _: object = None) -> str:
-    return f"{value:.4g}".replace("-", "−")
-
-
-def _plain_log(axes: Axes, which: str, ticks: Sequence[float]) -> None:
-    """Log axis with round tick labels instead of powers of ten."""
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
-    low, high = sorted(getattr(axes, f"get_{which}lim")())
-    axis.set_ticks([t for t in ticks if low <= t <= high])
-    axis.set_major_formatter(FuncFormatter(_number))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _spread(count: int, wanted: int) -> np.ndarray:
-    """At most `wanted` indices of `count`, evenly spaced, both ends included."""
-    return np.unique(np.linspace(0, count - 1, min(count, wanted)).round().astype(int))
-
 
 def traces(key: str, values: np.ndarray, title: str, label: str, at: np.ndarray | None = None) -> Panel:
     """Lines of `values` [chain, draw] over the number of the draw, or over `at` [draw]."""
     at = np.arange(values.shape[1]) if at is None else at
-    chains, draws = _spread(values.shape[0], MAX_LINES), _spread(values.shape[1], MAX_POINTS)
-    canvas = _Canvas(key, title)
+    chains, draws = spread(values.shape[0], MAX_LINES), spread(values.shape[1], MAX_POINTS)
+    canvas = Canvas(key, title)
     with canvas as axes:
         for colour, chain in zip(SERIES, chains, strict=False):
             marker = "." if len(draws) < 3 else ""
             axes.plot(at[draws] + 1, values[chain, draws], color=colour, lw=1.0, alpha=0.85, marker=marker)
         axes.set_xlabel("draw")
-        axes.set_ylabel(_short(label, 24), parse_math=False)
+        axes.set_ylabel(short(label, 24), parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(_number))
+        axes.yaxis.set_major_formatter(FuncFormatter(number))
         axes.grid(axis="y", lw=0.6)
     fraction = f", {len(draws)} of {values.shape[1]:,} draws" if len(draws) < values.shape[1] else ""
     which = f"{len(chains)} of {values.shape[0]} chains" if len(chains) < values.shape[0] else f"{len(chains)} chains"
@@ -168,14 +49,17 @@ def traces(key: str, values: np.ndarray, title: str, label: str, at: np.ndarray 
     )
 
 
-def ranks(key: str, values: np.ndarray, title: str, bins: int = 20) -> Panel:
-    """Histogram of each chain's ranks among all draws of `values` [chain, draw] (Vehtari et al. 2021, Section 4.4)."""
+def ranks(key: str, values: np.ndarray, title: str, ids: Sequence[int], bins: int = 20) -> Panel:
+    """Histogram of each chain's ranks among all draws of `values` [chain, draw] (Vehtari et al. 2021, Section 4.4).
+
+    `ids` are the chains' numbers.
+    """
     share = rankdata(values).reshape(values.shape) / values.size
     bins = max(2, min(bins, values.shape[1] // 5))
     counts = np.stack([np.histogram(row, bins, (0, 1))[0] for row in share]) * bins / values.shape[1]
     off = np.abs(counts - 1).mean(1)
     chains = np.sort(np.argsort(-off)[:MAX_LINES])
-    canvas = _Canvas(key, title, height=max(150, 60 + 42 * len(chains)))
+    canvas = Canvas(key, title, height=max(150, 60 + 42 * len(chains)))
     with canvas as axes:
         edges = np.linspace(0, 1, bins + 1)
         for row, chain in enumerate(chains[::-1]):
@@ -183,7 +67,7 @@ def ranks(key: str, values: np.ndarray, title: str, bins: int = 20) -> Panel:
             colour = SERIES[int(np.searchsorted(chains, chain))]
             axes.bar(edges[:-1], heights, 0.94 / bins, bottom=row, align="edge", color=colour, alpha=0.75)
             axes.plot([0, 1], [row + 1 / 2.8] * 2, color=INK, lw=0.9, ls=(0, (4, 3)))
-        axes.set_yticks(np.arange(len(chains)) + 1 / 2.8, [f"chain {c}" for c in chains[::-1]])
+        axes.set_yticks(np.arange(len(chains)) + 1 / 2.8, [f"chain {ids[c]}" for c in chains[::-1]])
         axes.set(xlim=(0, 1), ylim=(0, len(chains)), xlabel="rank among all draws (0 = smallest)")
         axes.spines["left"].set_visible(False)
     which = "the chains that differ most" if len(chains) < len(values) else "each chain"
@@ -191,8 +75,33 @@ def ranks(key: str, values: np.ndarray, title: str, bins: int = 20) -> Panel:
         f"Ranks of {which} among all draws. Bars near the dashed line: the chain visits every level as often as the "
         "others.",
         f"Rank histograms of {title}; mean departure from uniform by chain: "
-        + ", ".join(f"chain {c} {off[c]:.0%}" for c in chains)
+        + ", ".join(f"chain {ids[c]} {off[c]:.0%}" for c in chains)
         + ".",
+    )
+
+
+def growth(key: str, at: np.ndarray, curves: dict[str, np.ndarray], wanted: float, title: str) -> Panel:
+    """Effective draws, `{label: [point]}`, of the first `at` [point] draws, all chains together."""
+    canvas = Canvas(key, title, height=240 + 16 * len(curves))
+    with canvas as axes:
+        axes.axhline(wanted, color=INK, lw=0.9, ls=(0, (4, 3)))
+        lines = [
+            axes.plot(at, sizes, color=SERIES[i], lw=1.4, marker="os^D"[i % 4], ms=4)[0]
+            for i, sizes in enumerate(curves.values())
+        ]
+        axes.set(xlim=(0, 1.03 * at[-1]), ylim=(0, None), xlabel="draws used, all chains", ylabel="effective draws")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(4))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.grid(axis="y", lw=0.6)
+        canvas.legend(lines, list(curves))
+    ends = [f"{label} {sizes[len(at) // 2]:,.0f} then {sizes[-1]:,.0f}" for label, sizes in curves.items()]
+    return canvas.panel(
+        "Effective draws of the first draws of every chain, counted anew for more and more of them. In a sound run "
+        "they grow in proportion: a straight line from the origin. One that flattens or falls means that later draws "
+        "found something new, and that its numbers cannot be believed yet; but these are the worst of all, and among "
+        f"thousands some bend by chance. Dashed: {wanted:.0f}, the usual least.",
+        f"{title}, after {at[len(at) // 2]:,} and after all {at[-1]:,} draws: {'; '.join(ends)}.",
     )
 
 
@@ -200,7 +109,7 @@ def overview(
     key: str, groups: dict[str, tuple[np.ndarray, np.ndarray]], rhat_limit: float, ess_limit: float, title: str
 ) -> Panel:
     """R̂ over effective draws; `groups` maps a label to (R̂, ESS), each [quantity]."""
-    canvas = _Canvas(key, title)
+    canvas = Canvas(key, title)
     alts = []
     with canvas as axes:
         everything = np.concatenate([np.stack(pair, 1) for pair in groups.values()])
@@ -218,7 +127,7 @@ def overview(
             shown = worst[: MAX_DOTS // 3]
             if len(worst) > len(shown):
                 rest = worst[len(shown) :]
-                shown = np.concatenate([shown, rest[_spread(len(rest), MAX_DOTS - len(shown))]])
+                shown = np.concatenate([shown, rest[spread(len(rest), MAX_DOTS - len(shown))]])
             x, y = ess[known][shown], np.maximum(rhat[known][shown] - 1, floor)
             axes.scatter(
                 x,
@@ -235,12 +144,10 @@ def overview(
         axes.set(
             xlim=(low, high), ylim=(floor / 1.5, top), xlabel="effective draws (smaller of bulk and tail)", ylabel="R̂"
         )
-        _plain_log(axes, "x", [1, 3, 10, 30, 100, 400, 1000, 4000, 10_000, 40_000, 100_000, 1_000_000])
-        _plain_log(axes, "y", [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 100])
+        plain_log(axes, "x", [1, 3, 10, 30, 100, 400, 1000, 4000, 10_000, 40_000, 100_000, 1_000_000])
+        plain_log(axes, "y", [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 100])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{1 + y:.4g}"))
-        canvas.figure.legend(
-            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, handletextpad=0.1, markerscale=1.8
-        )
+        canvas.legend(*axes.get_legend_handles_labels(), ncols=2, handletextpad=0.1, markerscale=1.8)
     return canvas.panel(
         f"Each dot is one number that was sampled or predicted. The shaded corner, R̂ ≤ {rhat_limit} and at least "
         f"{ess_limit:.0f} effective draws, is where they should be. The worst are always drawn; of the rest, an even "
@@ -253,24 +160,24 @@ def intervals(
     key: str, rows: list[tuple[str, float, float]], lines: list[tuple[str, float]], title: str, xlabel: str
 ) -> Panel:
     """Dots with 95 % intervals; `rows` holds (label, value, standard error), `lines` vertical marks."""
-    canvas = _Canvas(key, title, height=max(150, 96 + 20 * len(rows)))
+    canvas = Canvas(key, title, height=max(150, 96 + 20 * len(rows)))
     with canvas as axes:
         height = np.arange(len(rows))[::-1]
         value, error = np.array([r[1] for r in rows]), np.array([r[2] for r in rows])
         for i, (label, at) in enumerate(lines):
             axes.axvline(
-                at, color=(INK, SERIES[1])[i % 2], lw=1.2, ls=("-", (0, (4, 3)))[i % 2], label=f"{label} {_number(at)}"
+                at, color=(INK, SERIES[1])[i % 2], lw=1.2, ls=("-", (0, (4, 3)))[i % 2], label=f"{label} {number(at)}"
             )
         axes.errorbar(value, height, xerr=1.96 * np.nan_to_num(error), fmt="o", ms=5, color=SERIES[0], lw=1.6)
-        axes.set_yticks(height, [_short(r[0], 24) for r in rows])
+        axes.set_yticks(height, [short(r[0], 24) for r in rows])
         for text in axes.get_yticklabels():
             text.set_parse_math(False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(_number))
+        axes.xaxis.set_major_formatter(FuncFormatter(number))
         axes.grid(axis="x", lw=0.6)
-        canvas.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        canvas.legend(*axes.get_legend_handles_labels(), ncols=2)
     return canvas.panel(
         "Dots with 95 % Monte-Carlo intervals.",
         f"{title}: " + "; ".join(f"{label} {v:.3g} ± {1.96 * e:.2g}" for label, v, e in rows) + ".",
@@ -284,20 +191,18 @@ def ellipses(
     names: tuple[str, str],
 ) -> Panel:
     """Draws of two parameters, `points` [draw, 2], under closed outlines `{label: [point, 2]}`."""
-    canvas = _Canvas(key, f"{_short(names[0], 22)} and {_short(names[1], 22)}", height=270)
+    canvas = Canvas(key, f"{short(names[0], 22)} and {short(names[1], 22)}", height=270)
     with canvas as axes:
-        shown = points[_spread(len(points), MAX_DOTS)]
+        shown = points[spread(len(points), MAX_DOTS)]
         axes.scatter(*shown.T, s=7, color=MUTED, alpha=0.45, lw=0, label="draws")
         for i, (label, outline) in enumerate(outlines.items()):
             axes.plot(*outline.T, color=SERIES[i], lw=1.8, ls=("-", (0, (5, 2)))[i % 2], label=label)
-        axes.set_xlabel(_short(names[0]), parse_math=False)
-        axes.set_ylabel(_short(names[1], 30), parse_math=False)
+        axes.set_xlabel(short(names[0]), parse_math=False)
+        axes.set_ylabel(short(names[1], 30), parse_math=False)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(4))
-            axis.set_major_formatter(FuncFormatter(_number))
-        canvas.figure.legend(
-            *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=1.6, markerscale=2
-        )
+            axis.set_major_formatter(FuncFormatter(number))
+        canvas.legend(*axes.get_legend_handles_labels(), ncols=3, handlelength=1.6, markerscale=2)
     sizes = "; ".join(f"{k} spans {np.ptp(o[:, 0]):.3g} by {np.ptp(o[:, 1]):.3g}" for k, o in outlines.items())
     return canvas.panel(
         "95 % ellipses of the two Gaussians with the same mean and covariance, and draws of the chains.",
@@ -326,7 +231,7 @@ def histogram(
     else:
         pad = 0.02 * (high - low) or 0.5
         edges = np.linspace(max(low - pad, 0.0) if low >= 0 else low - pad, high + pad, 33)
-    canvas = _Canvas(key, title)
+    canvas = Canvas(key, title)
     with canvas as axes:
         for i, (label, values) in enumerate(groups.items()):
             values = np.clip(values[np.isfinite(values)], edges[0], edges[-1])
@@ -336,10 +241,10 @@ def histogram(
         if mark is not None:
             axes.axvline(mark, color=INK, lw=1.1, ls=(0, (4, 3)))
         if log:
-            _plain_log(axes, "x", [0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 100, 1000])
+            plain_log(axes, "x", [0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 100, 1000])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.xaxis.set_major_formatter(FuncFormatter(_number))
+            axes.xaxis.set_major_formatter(FuncFormatter(number))
         axes.set(xlabel=xlabel, ylabel="share" if share else "count")
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if len(groups) > 1:
@@ -359,7 +264,7 @@ def _unit_square(axes: Axes) -> None:
 
 def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], title: str) -> Panel:
     """Accuracy over confidence; `curves` maps a label to (mean confidence, accuracy, count), each [bin]."""
-    canvas = _Canvas(key, title, height=270)
+    canvas = Canvas(key, title, height=270)
     alts = []
     with canvas as axes:
         left = 1.0
@@ -389,7 +294,7 @@ def reliability(key: str, curves: dict[str, tuple[np.ndarray, np.ndarray, np.nda
 
 def coverage(key: str, nominal: np.ndarray, curves: dict[str, np.ndarray], title: str) -> Panel:
     """Share of targets inside central predictive intervals of each `nominal` probability."""
-    canvas = _Canvas(key, title, height=270)
+    canvas = Canvas(key, title, height=270)
     with canvas as axes:
         for i, (label, found) in enumerate(curves.items()):
             axes.plot(nominal, found, color=SERIES[i], lw=1.6, marker="os^D"[i % 4], ms=4, label=label)

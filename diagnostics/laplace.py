@@ -22,7 +22,7 @@ from ..samplers.modes import find_mode
 from ..samplers.target import Layout, Target
 from ..samplers.threefry import INIT, chain_keys, normals
 from .curvature import cost_and_gradient
-from .ensemble import Prediction, data_of, inputs_of, prediction_of, scores_of
+from .held_out import data_of, inputs_of
 from .laplace_fit import (
     Curvature,
     Structure,
@@ -38,6 +38,8 @@ from .laplace_last_layer import given_the_rest, indices_in, last_layer
 from .laplace_precision import DensePrecision, DiagonalPrecision, Precision, factorise
 from .laplace_predictive import Method, OutputGaussian, averages, linearise
 from .laplace_prior import Groups, evidence, tune, warn_if_lower, with_prior
+from .prediction import Prediction, prediction_of
+from .scores import scores_of
 
 _LONGER = "run find_mode longer or to a tighter tolerance"
 

@@ -17,7 +17,9 @@ from . import calibration
 from .comparison import Comparison, compare
 from .convergence import Convergence, convergence
 from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point
+from .kinetic import KineticTemperature, kinetic_temperature
 from .laplace import Laplace
+from .step_size import JUDGED, StepSize, step_size
 from .thermometer import Temperature, temperature
 
 MAX_INPUTS = 300
@@ -32,8 +34,11 @@ MAX_EXAMPLES = 4096
 MAX_DRAWS = 1000
 """Draws in the ensemble, evenly chosen."""
 
-MAX_GRADIENTS = 2_000_000
-"""(Draw, example) pairs differentiated for the temperature, though at least 32 draws."""
+MAX_GRADIENTS = 2e10
+"""(Draw, example, parameter) triples differentiated for the temperature, some seconds, though at least 32 draws."""
+
+MAX_TEMPERATURES = 2000
+"""Draws at which the temperature is measured at most, over all chains."""
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 """Predictive intervals whose coverage is drawn."""
@@ -55,6 +60,8 @@ class Measured:
     inputs_kind: str = ""
     cost: tuple[Tensor, Tensor, str] | None = None
     temperature: Temperature | None = None
+    kinetic: KineticTemperature | None = None
+    step: StepSize | None = None
     comparison: Comparison | None = None
     targets: Tensor | None = None
     evaluation: Evaluation | None = None
@@ -78,7 +85,7 @@ def measure(
     if posterior is not None and set(posterior.layout.names) != set(chains.draws):
         measured.problems["posterior"] = (
             f"The chains kept {len(chains.draws)} of {len(posterior.layout.names)} parameter tensors; predictions and "
-            "temperature by tensor need all of them."
+            "temperature from full gradients need all of them."
         )
         whole = None
     predicts = whole if isinstance(whole, Posterior) else None
@@ -94,8 +101,13 @@ def measure(
     measured.convergence = convergence(chains, predicts, measured.inputs)
     measured.cost = _cost(finished, whole)
     with _Problem(measured, "temperature"):
-        few = max(32, min(200, MAX_GRADIENTS // (1 if whole is None else whole.num_data)))
-        measured.temperature = temperature(finished, whole, max_draws=few)
+        few = MAX_TEMPERATURES if whole is None else MAX_GRADIENTS // (whole.num_data * whole.dim)
+        measured.temperature = temperature(finished, whole, max_draws=int(max(32, min(MAX_TEMPERATURES, few))))
+    if "kinetic_temperature" in finished.sample_stats:
+        measured.kinetic = kinetic_temperature(finished)
+    if whole is not None and chains.attrs.get("sampler") in JUDGED and chains.state:
+        with _Problem(measured, "step"):
+            measured.step = step_size(chains, whole)
     if laplace is not None:
         with _Problem(measured, "comparison"):
             measured.comparison = compare(chains, laplace)

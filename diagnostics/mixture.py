@@ -7,7 +7,7 @@ others moments as far as torch knows them, `Normal` and `Poisson` (and what else
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Normal, Poisson
 
 Weights = Float[Tensor, " draw"]
+Averages = dict[str, Tensor]
 
 
 def class_log_probabilities(distribution: Distribution) -> Tensor | None:
@@ -39,7 +40,7 @@ def predictive_mean(distribution: Distribution) -> Tensor:
     return distribution.mean.double()
 
 
-def average(parts: Iterable[tuple[Distribution, Weights]], targets: Tensor | None = None) -> dict[str, Tensor]:
+def average(parts: Iterable[tuple[Distribution, Weights]], targets: Tensor | None = None) -> Averages:
     """Averages over draws, for a few examples.
 
     Parameters
@@ -98,6 +99,57 @@ def average(parts: Iterable[tuple[Distribution, Weights]], targets: Tensor | Non
         sums["mean"] = centre + shift
         sums["epistemic"] = (sums.pop("square") - shift**2).clamp(min=0)
     return sums
+
+
+def combine(parts: Sequence[Averages], weights: Float[Tensor, " part"]) -> Averages:
+    """The `average` of all draws from those of groups of them.
+
+    Parameters
+    ----------
+    parts
+        What `average` returned for each group, with weights of sum one inside it.
+    weights
+        Of the groups, any positive sum; a group of weight 0 is left out.
+    """
+    weights = weights / weights.sum()
+    found = {}
+    for name in parts[0]:
+        stacked = torch.stack([part[name] for part in parts])
+        w = _like(weights, stacked)
+        if name == "log_likelihood":
+            found[name] = (w.log() + stacked).logsumexp(0)
+        elif name == "mean":
+            found[name] = stacked[0] + (w * (stacked - stacked[0])).sum(0)
+        else:
+            found[name] = (w * stacked).sum(0)
+    if "mean" in found:
+        means = torch.stack([part["mean"] for part in parts])
+        found["epistemic"] = found["epistemic"] + (_like(weights, means) * (means - found["mean"]) ** 2).sum(0)
+    return found
+
+
+def cells(parts: Iterable[tuple[Distribution, Weights]], edges: Float[Tensor, "n ... edge"]) -> Tensor:
+    """Probabilities ``[n, ..., edges + 1]`` that the mixture gives to the cells between increasing edges.
+
+    The first cell reaches to −∞, the last to ∞; an edge belongs to the cell below it.
+
+    Raises
+    ------
+    NotImplementedError
+        If torch knows no distribution function.
+    """
+    below: Tensor | None = None
+    for distribution, weights in parts:
+        try:
+            found = [_cdf(distribution, edge) for edge in edges.unbind(-1)]
+        except NotImplementedError as error:
+            name = type(distribution).__name__
+            raise NotImplementedError(f"torch knows no distribution function of {name}") from error
+        part = torch.stack([(_like(weights, cdf) * cdf).sum(0) for cdf in found], -1)
+        below = part if below is None else below + part
+    assert below is not None
+    ends = torch.zeros_like(below[..., :1]), torch.ones_like(below[..., :1])
+    return torch.cat((ends[0], below, ends[1]), -1).diff(dim=-1)
 
 
 def quantile(distribution: Distribution, weights: Weights, prob: float) -> Tensor:

@@ -46,6 +46,8 @@ class Section:
 
     Attributes
     ----------
+    asides
+        Explanations set apart, each a title and a paragraph.
     missing
         What would add more.
     pairs, beside
@@ -55,6 +57,7 @@ class Section:
     key: str
     title: str
     text: list[str] = field(default_factory=list)
+    asides: list[tuple[str, str]] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)

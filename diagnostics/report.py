@@ -1,8 +1,8 @@
-"""One self-contained HTML file that says whether chains can be believed, and why.
+"""One file that says whether chains can be believed, and why: a page to read, or Markdown or JSON.
 
-Nothing is decided here: `measurements` gathers what `convergence`, `temperature`, `compare` and `Ensemble` say,
-`verdict` applies the rules, `evidence` and `sections` word it, `figures` draws, and the template lays out. The file
-loads nothing and runs no scripts; Jinja2 escapes every string except the SVG of `figures`.
+Nothing is decided here: `assessment` measures and judges, once; `evidence…` and `sections` word and draw what was
+found for the page, which the template lays out; `summary` says the same as data. The page loads nothing and runs no
+scripts; Jinja2 escapes every string except the SVG of `canvas`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import jinja2
 from markupsafe import Markup, escape
 
 from ..samplers.chains import Chains
-from ..samplers.posterior import Posterior
 from ..samplers.target import Target
-from . import sections
-from .ensemble import Prediction
+from . import sections, summary
+from .assessment import Assessment, assess
 from .laplace import Laplace
-from .measurements import measure
 from .rules import Finding
-from .verdict import judge
+
+FORMATS = {".html": "html", ".htm": "html", ".md": "markdown", ".json": "json"}
+"""Formats by the ending of the file's name; any other is a page."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def report(
         `(inputs, targets)` that were not trained on: adds calibration, and predictions are judged there rather than on
         training inputs. Needs `posterior`.
     path
-        File to write, replaced if it exists.
+        File to write, replaced if it exists. A name that ends in ``.md`` or ``.json`` gets Markdown or JSON with the
+        same verdict, findings and numbers, any other the page.
     title
         Headline; by default the sampler and the size of the run.
 
@@ -91,59 +92,18 @@ def report(
         If the folder of `path` does not exist, `test` is not a pair or comes without `posterior`, or posterior and
         chains do not fit together.
     """
-    path = _check(chains, posterior, laplace, test, path)
-    measured = measure(chains, posterior, laplace, test)
-    verdict = judge(
-        chains,
-        measured.convergence,
-        measured.temperature,
-        comparison=measured.comparison,
-        evaluation=measured.evaluation,
-        mode=measured.mode_metrics,
-        confidence=_confidence(measured.prediction),
-        symmetric=_symmetric(posterior),
-    )
-    title = title if title is not None else f"{chains.attrs.get('sampler', 'Chains')}: {sections.size_of(chains)}"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["words"] = _words
-    template = environment.from_string(
-        resources.files("langevin.diagnostics").joinpath("templates/report.html").read_text("utf-8")
-    )
-    html = template.render(
-        title=title,
-        subtitle=sections.subtitle(measured),
-        verdict=verdict,
-        tones={"trust": "trust", "look": "look", "do not trust": "bad", "note": "note"},
-        marks={"trust": "✓", "look": "!", "do not trust": "✕", "note": "i"},
-        key_panels=sections.key_panels(measured),
-        sections=sections.build(measured, verdict),
-        version=sections.version(),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(html, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return Report(verdict.level, verdict.sentences, path, verdict.findings)
+    path = check_path(path)
+    return save(assess(chains, posterior, laplace, test), path, title=title)
 
 
-def _words(text: str) -> Markup:
-    """Escape a sentence; what stands between backticks is code."""
-    parts = [escape(part) for part in text.split("`")]
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a file that can be written, as far as its folder tells.
 
-
-def _check(
-    chains: Chains,
-    posterior: Target | None,
-    laplace: Laplace | None,
-    test: tuple[Any, Any] | None,
-    path: str | os.PathLike[str],
-) -> Path:
+    Raises
+    ------
+    ValueError
+        If the folder does not exist, or the path is one.
+    """
     path = Path(path)
     if not path.absolute().parent.is_dir():
         raise ValueError(f"the folder of path={str(path)!r} does not exist; create it or choose another")
@@ -151,30 +111,56 @@ def _check(
         raise ValueError(
             f"path={str(path)!r} is a folder; name a file in it, for example {str(path / 'report.html')!r}"
         )
-    if test is not None:
-        if not isinstance(test, (tuple, list)) or len(test) != 2:
-            raise ValueError(f"test must be a pair (inputs, targets), got {type(test).__name__}")
-        if not isinstance(posterior, Posterior):
-            raise ValueError("test=(inputs, targets) needs posterior=, the Posterior that was sampled, to predict with")
-    if posterior is not None:
-        shapes = dict(zip(posterior.layout.names, posterior.layout.shapes, strict=True))
-        for name, draws in chains.draws.items():
-            if name not in shapes or draws.shape[2:] != shapes[name]:
-                expected = f"of shape {tuple(shapes[name])}" if name in shapes else f"not among {list(shapes)[:8]}"
-                raise ValueError(
-                    f"the chains do not belong to this posterior: they hold {name!r} of shape "
-                    f"{tuple(draws.shape[2:])}, which there is {expected}"
-                )
-    if laplace is not None and posterior is not None and laplace.mode.numel() != posterior.dim:
-        raise ValueError(f"laplace has {laplace.mode.numel()} parameters, the posterior {posterior.dim}")
     return path
 
 
-def _confidence(prediction: Prediction | None) -> float | None:
-    """Mean probability of the most probable class; None for other predictions."""
-    return None if prediction is None or prediction.entropy is None else float(prediction.mean.max(-1).values.mean())
+def save(assessment: Assessment, path: Path, form: str | None = None, title: str | None = None) -> Report:
+    """Write what was found, by default in the format of the file's ending. A failure leaves an old file as it was."""
+    text = render(assessment, form or FORMATS.get(path.suffix.lower(), "html"), title)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    verdict = assessment.verdict
+    return Report(verdict.level, verdict.sentences, path, verdict.findings)
 
 
-def _symmetric(posterior: Target | None) -> bool:
-    """Whether different weights may compute the same function: several weight matrices in a row can trade units."""
-    return isinstance(posterior, Posterior) and sum(len(shape) >= 2 for shape in posterior.layout.shapes) > 1
+def render(assessment: Assessment, form: str, title: str | None = None) -> str:
+    """Text of a report: "html", "markdown" or "json"."""
+    chains = assessment.measured.chains
+    title = title if title is not None else f"{chains.attrs.get('sampler', 'Chains')}: {sections.size_of(chains)}"
+    if form == "html":
+        return _page(assessment, title)
+    found = summary.summarise(assessment, title)
+    return summary.to_json(found) if form == "json" else summary.to_markdown(found)
+
+
+def _page(assessment: Assessment, title: str) -> str:
+    measured, verdict = assessment.measured, assessment.verdict
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["words"] = _words
+    template = environment.from_string(
+        resources.files("langevin.diagnostics").joinpath("templates/report.html").read_text("utf-8")
+    )
+    return template.render(
+        title=title,
+        subtitle=sections.subtitle(measured),
+        verdict=verdict,
+        tones={"trust": "trust", "look": "look", "do not trust": "bad", "note": "note"},
+        marks={"trust": "✓", "look": "!", "do not trust": "✕", "note": "i"},
+        alerts=sections.alerts(measured),
+        key_panels=sections.key_panels(measured),
+        sections=sections.build(measured, verdict),
+        version=sections.version(),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _words(text: str) -> Markup:
+    """Escape a sentence; what stands between backticks is code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))

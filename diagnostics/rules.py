@@ -70,8 +70,21 @@ RULES = {
     ),
     "precision": Rule("standard error of the temperature, over T", 0.1, math.inf, "too few effective draws to tell"),
     "block": Rule(
-        "the same distance for one parameter tensor, at 4 standard errors", 0.3, math.inf, "heat can differ by tensor"
+        "the same distance for one layer or tensor, at 4 standard errors", 0.3, math.inf, "heat can differ by layer"
     ),
+    "force": Rule(
+        "shift of a mean that the mean gradient shows, in standard deviations, beyond its error",
+        0.1,
+        0.5,
+        "gradients average to zero under the law they are of",
+    ),
+    "stretch": Rule(
+        "factor that step length puts on the variance along the largest curvature",
+        1.5,
+        4.0,
+        "1/(1 − ε/limit): 1.5 is 22 % in spread, in one direction",
+    ),
+    "stability": Rule("lr over the lr at which steps explode", 0.8, 1.0, "curvature fluctuates along a chain"),
 }
 
 
@@ -126,3 +139,14 @@ def within(value: float, error: float) -> str:
         return f"{num(value)} ± {num(error, 2)}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}".replace("-", "−")
+
+
+def has_lr(attrs: dict) -> bool:
+    """Whether the sampler's step is set by `lr`, as far as the chains say."""
+    return "lr" in (attrs.get("settings") or {"lr": None})
+
+
+def rounded_up(value: float) -> int:
+    """Round up to two significant digits."""
+    scale = 10 ** max(0, math.floor(math.log10(max(value, 1))) - 1)
+    return math.ceil(value / scale) * scale

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
 from ..samplers.chains import Chains
-from . import evidence, figures
+from . import evidence, evidence_convergence, evidence_steps, figures
 from .measurements import Measured
 from .page import Panel, Section, Table
 from .rules import RULES, num
 from .verdict import Verdict
 
+EVIDENCE: tuple[Callable[[Measured], Section], ...] = (
+    evidence_convergence.convergence,
+    evidence.temperature,
+    evidence_steps.steps,
+    evidence.laplace,
+    evidence.predictions,
+)
+"""The sections between what to do next and the rules, in order."""
+
 
 def build(measured: Measured, verdict: Verdict) -> list[Section]:
     """All sections, in order."""
-    return [
-        _next(verdict),
-        evidence.convergence(measured),
-        evidence.temperature(measured),
-        evidence.laplace(measured),
-        evidence.predictions(measured),
-        _rules(),
-        _made(measured),
-        _approximate(measured),
-    ]
+    shown = [section(measured) for section in EVIDENCE]
+    return [_next(verdict), *shown, _rules(), _made(measured), _approximate(measured)]
+
+
+def alerts(measured: Measured) -> list[str]:
+    """What must be known of single chains before anything else is read."""
+    found = []
+    stopped = measured.chains.attrs.get("stopped") or {}
+    lost = int((~measured.chains.valid.all(-1)).sum())
+    if stopped or lost:
+        which = ", ".join(f"{chain} (step {step})" for chain, step in stopped.items()) or f"{lost} of them"
+        found.append(f"Stopped, and left out of every figure and number: {_chain(len(stopped) or lost)} {which}.")
+    still = measured.convergence.unmoved if measured.convergence is not None and measured.chains.num_draws > 1 else []
+    if still:
+        verb = "This chain has" if len(still) == 1 else "These chains have"
+        found.append(f"{verb} not moved, all draws are the same: {_chain(len(still))} {', '.join(map(str, still))}.")
+    return found
+
+
+def _chain(count: int) -> str:
+    return "chain" if count == 1 else "chains"
 
 
 def version() -> str:
@@ -38,8 +59,7 @@ def version() -> str:
 
 def size_of(chains: Chains) -> str:
     """Chains and draws in words."""
-    many = "chain" if chains.num_chains == 1 else "chains"
-    return f"{chains.num_chains} {many} × {chains.num_draws:,} draws"
+    return f"{chains.num_chains} {_chain(chains.num_chains)} × {chains.num_draws:,} draws"
 
 
 def subtitle(measured: Measured) -> str:
@@ -69,10 +89,12 @@ def key_panels(measured: Measured) -> list[Panel]:
     elif measured.convergence is not None:
         name = measured.convergence.worst(1)[0]["name"]
         panels.append(
-            figures.traces("cost", evidence.element(measured.finished.draws, name).numpy(), f"{name}, by chain", name)
+            figures.traces(
+                "cost", evidence_convergence.element(measured.finished.draws, name).numpy(), f"{name}, by chain", name
+            )
         )
     if measured.convergence is not None:
-        panels += evidence.overview(measured.convergence)
+        panels += evidence_convergence.overview(measured.convergence)
     if measured.comparison is not None:
         panels.append(evidence.ratios(measured, "key-ratio"))
     elif measured.prediction is not None and measured.prediction.entropy is not None:

@@ -2,14 +2,13 @@
 
 For ω ~ exp(−C/T), integration by parts gives ⟨(ω−c)ᵢ ∂ⱼC⟩ = T δᵢⱼ for any constant c: each parameter, and each group
 of them, is a thermometer (algorithms page, "Thermometer"). With the Jeffreys factor |G|^(1/2) it is T (δᵢⱼ + ½⟨(ω−c)ᵢ
-∂ⱼlog|G|⟩). It looks at the positions, where a kinetic temperature can
-be right by construction while they are wrong.
+∂ⱼlog|G|⟩). It looks at the positions, where a kinetic temperature can be right by construction while they are wrong.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +19,9 @@ from ..samplers.chains import Chains
 from ..samplers.metrics import log_det_gradient
 from ..samplers.metrics.metric import Metric, no_noise
 from ..samplers.target import Target
-from .convergence import ess
+from .convergence import _statistics, ess
 from .ensemble import chain_positions, evenly_spaced
+from .force import ForceSums, MeanForce, mean_and_error
 
 _AT_ONCE = 2**14  # (draw, example) pairs differentiated together
 _NUMBERS = 2**23  # numbers of a gradient held at once
@@ -45,13 +45,16 @@ class Temperature:
     batch_share
         The temperature that minibatch noise alone makes, T_mb; None if the chains do not say.
     blocks
-        `{parameter name: (value, error)}`; empty without a posterior.
+        `{name: (value, error)}`: of every parameter tensor, with a posterior; without one of every layer, where there
+        are two or more.
     source
         ``"full gradients"`` or ``"minibatch gradients"``.
     num_chains, num_draws
         Chains that entered, and readings of each.
     stopped
         Chains left out because they diverged, `{chain id: step}`.
+    force
+        Whether the mean force vanishes, as it does in equilibrium; None without a posterior, or where T is not known.
     """
 
     value: float
@@ -65,6 +68,7 @@ class Temperature:
     num_chains: int
     num_draws: int
     stopped: dict[str, int]
+    force: MeanForce | None = field(default=None, compare=False)
 
     @property
     def distance(self) -> float:
@@ -90,6 +94,7 @@ class Temperature:
         if self.shortfall > 0.01:
             lines.append(f"the chains are short: expect a reading {self.shortfall:.0%} too low")
         lines += [f"stopped and left out: chain {chain} at step {step}" for chain, step in self.stopped.items()]
+        lines += [] if self.force is None else [str(self.force)]
         width = max((len(name) for name in self.blocks), default=0)
         lines += [f"  {name:{width}} {value:9.4g} ± {error:.2g}" for name, (value, error) in self.blocks.items()]
         return "\n".join(lines)
@@ -105,9 +110,9 @@ def temperature(
     chains
         What `sample` returned. Stopped chains are left out and named; draws of unequal weight are averaged by weight.
     posterior
-        The target that was sampled. With it, full gradients are taken at some draws and every parameter gets a
-        reading of its own. Without it the sampler's own readings are averaged: they cost nothing, but come from
-        minibatch gradients, drawn anew at every step.
+        The target that was sampled. With it, full gradients are taken at some draws, every parameter gets a reading of
+        its own, and the mean force is told. Without it the sampler's own readings are averaged, all and by layer: they
+        cost nothing, but come from minibatch gradients, drawn anew at every step.
     max_draws
         At how many evenly spaced draws full gradients are taken, over all chains, but at least 8 of each.
     metric
@@ -124,10 +129,17 @@ def temperature(
     IAT/2n where the warm-up is shorter than IAT/2. These are averages over directions, and the slowest count most;
     `shortfall` estimates them from the draws, at up to 1000 evenly spaced elements.
 
-    **The error** is the standard deviation of the readings over the root of their effective number, and the interval
-    is Student's with as many degrees of freedom. For draws of unequal weight the effective number is reduced by
-    Kish's factor, which is exact for independent draws only. On Gaussian chains the intervals held the truth in 94 % of
-    runs at IAT = n/30, and in 87 % where the chains were only 1.5 IAT long.
+    **The error** is the standard deviation of the readings over the root of their effective number, or that by batch
+    means if it is larger, and the interval is Student's with the effective number of degrees of freedom. For draws of
+    unequal weight this is reduced by Kish's factor, which is exact for independent draws only. Of 400 runs
+    of `SGLD` on a quadratic cost in five directions, the intervals held the exact reading in 94 to 97 % where chains
+    were 90 IAT of the slowest direction long, for four chains and for one, full gradients and the sampler's own
+    readings, all parameters and one layer; in 90 to 96 % at 45 IAT, and in 91 to 95 % at 12 IAT (of a single chain's
+    slowest layer in 88 %).
+
+    **The mean force** ⟨∂ᵢC⟩, less ½T⟨∂ᵢlog|G|⟩ for Jeffreys chains, vanishes for every parameter. A chain that still
+    drifts, or samples another cost (a prior counted twice, a wrong N), shows one, and may well have the right
+    temperature. See `MeanForce`.
 
     **Expected values** differ from T by the discretisation, 1/(1 − ελ/2) for a curvature λ of the mean cost, and by the
     minibatch noise that the sampler does not count in its temperature.
@@ -142,11 +154,10 @@ def temperature(
         raise ValueError(f"max_draws must be at least 1, got {max_draws}")
     attrs = chains.attrs
     chains = chains.finished()
-    weights = chains.weights
-    blocks: dict[str, tuple[float, float]] = {}
-    jeffreys = "temperature_weight" in chains.sample_stats
+    weights, stats, force = chains.weights, chains.sample_stats, None
+    jeffreys = "temperature_weight" in stats
     if posterior is None or (jeffreys and metric is None):
-        if "temperature" not in chains.sample_stats:
+        if "temperature" not in stats:
             raise ValueError(
                 "the chains hold no temperature readings; give the posterior: temperature(chains, posterior)"
             )
@@ -155,8 +166,10 @@ def temperature(
                 "minibatch readings are wrong under sweeps through the data, where a batch depends on those before it; "
                 f"give the posterior: temperature(chains, posterior{', metric=…' if jeffreys else ''})"
             )
-        readings = chains.sample_stats["temperature"].double()
-        ones = chains.sample_stats["temperature_weight"].double() if jeffreys else None
+        names = [name.removeprefix("temperature") for name in stats if name.startswith("temperature[")]
+        readings = {name[1:-1]: stats[f"temperature{name}"].double() for name in names}
+        ones = {name[1:-1]: stats[f"temperature_weight{name}"].double() for name in names} if jeffreys else {}
+        whole, one = stats["temperature"].double(), stats["temperature_weight"].double() if jeffreys else None
         source = "full gradients" if attrs.get("batch_size", 0) is None else "minibatch gradients"
         late = attrs.get("num_warmup", 0) / (2 * attrs.get("thinning", 1))
         shortfall = _shortfall(chains, late)
@@ -164,15 +177,21 @@ def temperature(
         if jeffreys and metric is not None:
             metric.check(posterior, "exact", "jeffreys", None)
         chosen = evenly_spaced(chains.num_draws, max(_LEAST, max_draws // chains.num_chains))
-        weights = None if weights is None else weights[:, chosen]
         positions = chain_positions(posterior, chains)
-        parts, parts_of_one = _readings(positions, chosen, posterior, metric if jeffreys else None)
-        blocks = {name: _mean_and_error(part, weights, parts_of_one[name])[:2] for name, part in parts.items()}
+        few = torch.ones(len(positions), len(chosen)) if weights is None else weights[:, chosen]
+        sums = ForceSums(few, posterior.dim) if attrs.get("temperature") else None
+        tilt = metric if jeffreys else None
+        readings, ones = _readings(positions, chosen, posterior, tilt, sums, attrs.get("temperature"))
         shares = torch.tensor(posterior.layout.sizes)[:, None, None] / posterior.dim
-        readings, ones = ((shares * torch.stack(list(p.values()))).sum(0) for p in (parts, parts_of_one))
+        whole, one = ((shares * torch.stack(list(p.values()))).sum(0) if p else None for p in (readings, ones))
+        if sums is not None:
+            sd = _statistics(positions, ("sd",), weights)["sd"]
+            force = sums.mean_force(sd, attrs["temperature"], posterior.layout)
+        weights = few
         source = "full gradients"
         shortfall = _shortfall(chains) if chains.num_chains == 1 else 0.0
-    value, error, effective = _mean_and_error(readings, weights, ones)
+    assert whole is not None
+    value, error, effective = _mean_and_error(whole, weights, one)
     reach = float(student.ppf(0.975, max(effective - 1, 1))) * error
     return Temperature(
         value=value,
@@ -181,20 +200,26 @@ def temperature(
         shortfall=shortfall,
         nominal=attrs.get("temperature"),
         batch_share=attrs.get("batch_temperature"),
-        blocks=blocks,
+        blocks={name: _mean_and_error(part, weights, ones.get(name))[:2] for name, part in readings.items()},
         source=source,
-        num_chains=readings.shape[0],
-        num_draws=readings.shape[1],
+        num_chains=whole.shape[0],
+        num_draws=whole.shape[1],
         stopped=dict(attrs.get("stopped") or {}),
+        force=force,
     )
 
 
 def _readings(
-    positions: Float[Tensor, "chain draw dim"], chosen: Int[Tensor, " reading"], target: Target, metric: Metric | None
+    positions: Float[Tensor, "chain draw dim"],
+    chosen: Int[Tensor, " reading"],
+    target: Target,
+    metric: Metric | None,
+    force: ForceSums | None,
+    temperature: float | None,
 ) -> tuple[dict[str, Float[Tensor, "chain reading"]], dict[str, Float[Tensor, "chain reading"]]]:
-    """(ω−c)·∇C/D of each parameter at the chosen draws, and 1 + ½(ω−c)·∇log|G|/D, which T multiplies.
+    """(ω−c)·∇C/D of each parameter at the chosen draws, and 1 + ½(ω−c)·∇log|G|/D, which T multiplies, with a metric.
 
-    c is a mean that these draws have no part in.
+    c is a mean that these draws have no part in. ∇C, less ½T∇log|G|, is added to `force`.
     """
     num_chains, num_draws, dim = positions.shape
     if num_chains > 1:
@@ -206,18 +231,24 @@ def _readings(
         centers = torch.stack([part.mean(0, dtype=torch.float64) for part in positions[0].tensor_split([half])])
         center_of = (chosen < half).long()[None]
     at, center_of = positions[:, chosen].reshape(-1, dim), center_of.reshape(-1)
-    products, ones = torch.empty(len(at), dim, dtype=torch.float64), torch.ones(len(at), dim, dtype=torch.float64)
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
     for rows in torch.arange(len(at)).split(max(1, min(_AT_ONCE // target.num_data, _NUMBERS // dim))):
-        distance = at[rows].double() - centers[center_of[rows]]
-        products[rows] = distance * _full_gradient(target, at[rows])
+        distance, gradient = at[rows].double() - centers[center_of[rows]], _full_gradient(target, at[rows])
+        found[0].append(_by_parameter(target, distance * gradient))
         if metric is not None:
-            ones[rows] += 0.5 * distance * _log_det_gradient(target, metric, at[rows])
+            tilt = 0.5 * _log_det_gradient(target, metric, at[rows])
+            found[1].append(1 + _by_parameter(target, distance * tilt))
+            gradient = gradient if temperature is None else gradient - temperature * tilt
+        if force is not None:
+            force.add(rows, gradient)
+    names = target.layout.names
+    readings, ones = (torch.cat(parts, 1).view(-1, num_chains, len(chosen)) if parts else () for parts in found)
+    return dict(zip(names, readings, strict=True)), dict(zip(names, ones, strict=False))
 
-    def by_parameter(values: Tensor) -> dict[str, Tensor]:
-        named = target.layout.unravel(values)
-        return {name: value.reshape(len(at), -1).mean(-1).view(num_chains, -1) for name, value in named.items()}
 
-    return by_parameter(products), by_parameter(ones)
+def _by_parameter(target: Target, values: Float[Tensor, "row dim"]) -> Float[Tensor, "parameter row"]:
+    """Means over the elements of each parameter."""
+    return torch.stack([part.mean(-1) for part in values.split(target.layout.sizes, -1)])
 
 
 def _log_det_gradient(target: Target, metric: Metric, position: Float[Tensor, "draw dim"]) -> Float[Tensor, "draw dim"]:
@@ -261,13 +292,11 @@ def _mean_and_error(
     ones: Float[Tensor, "chain reading"] | None = None,
 ) -> tuple[float, float, float]:
     """Mean over the mean of `ones` (1 if None), its Monte-Carlo standard error, the effective number of readings."""
-    w = torch.ones_like(readings) if weights is None else weights.to(readings)
-    w = w / w.sum()
     if ones is not None:
+        w = torch.ones_like(readings) if weights is None else weights.to(readings)
+        w = w / w.sum()
         one = (w * ones).sum()
         ratio = (w * readings).sum() / one
         readings = ratio + (readings - ratio * ones) / one  # of the ratio's mean and, to first order, variance
-    mean = (w * readings).sum()
-    variance = (w * (readings - mean) ** 2).sum() / (1 - w.square().sum())
-    effective = ess(readings, "mean").item() / (w.numel() * w.square().sum().item())
-    return mean.item(), math.sqrt(variance.item() / effective), effective
+    mean, error, effective = (value.item() for value in mean_and_error(readings[..., None], weights))
+    return mean, error, effective

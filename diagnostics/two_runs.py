@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,6 +24,7 @@ from torch import Tensor
 from ..samplers.chains import Chains
 from ..samplers.target import Layout
 from .convergence import Convergence, convergence
+from .criteria import Criterion
 from .rules import LEVELS, RULES, num, statistics
 
 CHANCE = 0.01
@@ -92,10 +94,43 @@ class TwoRuns:
             f"The runs agree: none of {total:,} numbers differs by more than {self.limit:.1f} standard errors{power}."
         )
 
-    def worst(self, count: int = 5) -> list[int]:
-        """Places of the numbers that differ most, in mean or in spread."""
+    def worst(self, count: int = 5) -> list[dict[str, Any]]:
+        """Describe the numbers that differ most, in mean or in spread."""
         size = torch.maximum(self.z_mean.abs().nan_to_num(nan=-1.0), self.z_sd.abs().nan_to_num(nan=-1.0))
-        return size.argsort(descending=True, stable=True)[:count].tolist()
+        places = size.argsort(descending=True, stable=True)[:count]
+        columns = {
+            "mean_difference": self.difference,
+            "mean_difference_in_errors": self.z_mean,
+            "sd_ratio": self.ratio,
+            "sd_ratio_error": self.ratio * self.ratio_error,
+            "sd_ratio_in_errors": self.z_sd,
+        }
+        values = {name: column[places].tolist() for name, column in columns.items()}
+        labels = [self.labels.label(place) for place in places.tolist()]
+        return [{"name": label} | {n: v[row] for n, v in values.items()} for row, label in enumerate(labels)]
+
+    @property
+    def criteria(self) -> list[Criterion]:
+        """What `agree` rests on."""
+        unfit = len(self.unfit)
+        found = [Criterion("reasons that they cannot be compared", unfit, 0.0, f"{unfit}", "none")]
+        for what, z in (("difference of means", self.z_mean), ("log ratio of sds", self.z_sd)):
+            largest = float(z.abs().nan_to_num(nan=0.0, posinf=math.inf).max())
+            what = f"largest |{what}| in standard errors"
+            found.append(Criterion(what, largest, self.limit, num(largest, 2), f"≤ {num(self.limit)}"))
+        return found
+
+    def as_data(self) -> dict[str, Any]:
+        """Say it in values for JSON, but for those that are not finite."""
+        return {
+            "agree": self.agree,
+            "sentence": self.sentence,
+            "criteria": [line.as_data() for line in self.criteria],
+            "unfit": self.unfit,
+            "numbers": self.z_mean.numel(),
+            "numbers_that_differ": int(self.beyond.sum()),
+            "worst": self.worst(),
+        }
 
 
 def compare_runs(first: Chains, second: Chains) -> TwoRuns:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..samplers.chains import Chains
-from .checks import agreement, heat, notes, run
+from .checks import agreement, notes, run
+from .checks_law import force, heat, step_length
 from .comparison import Comparison
 from .convergence import Convergence
 from .ensemble import Evaluation
 from .rules import LEVELS, NOTE, Finding, num, statistics
+from .step_size import StepSize
 from .thermometer import Temperature
 
 
@@ -45,6 +47,7 @@ def judge(
     convergence: Convergence | None,
     temperature: Temperature | None,
     *,
+    step: StepSize | None = None,
     comparison: Comparison | None = None,
     evaluation: Evaluation | None = None,
     mode: dict[str, float] | None = None,
@@ -57,7 +60,7 @@ def judge(
     ----------
     chains
         As they were drawn, stopped chains included.
-    convergence, temperature
+    convergence, temperature, step
         None where they could not be computed, for instance because every chain was stopped.
     comparison, evaluation, mode, confidence
         Only for notes: neither a poor Laplace approximation nor a poor model makes draws wrong. `mode` are its scores,
@@ -84,7 +87,9 @@ def judge(
                 )
             )
     if temperature is not None:
-        findings += heat(chains, temperature)
+        findings += heat(chains, temperature) + force(temperature)
+    if step is not None:
+        findings += step_length(step)
     findings += notes(chains, comparison, evaluation, mode, confidence)
     findings.sort(key=lambda f: -LEVELS.index(f.level) if f.level in LEVELS else 1)
     level = next((f.level for f in findings if f.level in LEVELS), LEVELS[0])

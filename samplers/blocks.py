@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from .batches import Batches
@@ -72,14 +73,14 @@ class Plan:
     unroll: int
 
     @classmethod
-    def of(cls, sampler: Any, position: Tensor, batch_size: int, thinning: int) -> Plan:
+    def of(cls, sampler: Any, position: Tensor, batch_size: int, thinning: int, num_layers: int) -> Plan:
         """Choose sizes that keep noise and record in the cache."""
         cheap = not hasattr(sampler, "metric")
         chains, dim = position.shape
         item = position.element_size()
         ahead = PREFETCH_BYTES // (chains * (dim * item + batch_size * 8))
         most = min(MAX_STEPS, ahead) if ahead >= 8 else MAX_STEPS
-        rows = max(1, min(most // thinning, RECORD_BYTES // (chains * dim * item)))
+        rows = max(1, min(most // thinning, RECORD_BYTES // (chains * (dim + num_layers) * item)))
         unroll = UNROLL if cheap and 0 < position.numel() * batch_size <= UNROLL_WORK else 1
         in_place = ahead < 8 and can_be_in_place(sampler)
         return cls(min(most, rows * thinning), rows, ahead >= 8, in_place, False, unroll)
@@ -89,29 +90,73 @@ class Plan:
         return replace(self, max_steps=MAX_STEPS, rows=1, prefetch=False, in_place=True, eager_gradient=True, unroll=1)
 
 
-def sums_of(away: Tensor, gradient: Tensor, *tilt: Tensor) -> tuple[Tensor, ...]:
-    """(ω−c)·ĝ, |ĝ|², and (ω−c)·∇log of the measure where there is one; compiled, in one pass over the parameters."""
-    return tuple(term.sum(-1) for term in (away * gradient, gradient**2, *(away * t for t in tilt)))
+class Layers:
+    """The parts of a position whose temperatures are read: its layers, or all of it as one.
+
+    Attributes
+    ----------
+    names
+        Of the layers; empty where there is only one.
+    ranges
+        Where each part lies in a flat position.
+    sizes
+        `[part, 1]`: number of parameters.
+    """
+
+    def __init__(self, target: Target):
+        layers = target.layout.layers
+        self.names = tuple(layers)
+        self.ranges = tuple(map(tuple, layers.values())) or (((0, target.dim),),)
+        sizes = torch.tensor([[sum(stop - start for start, stop in part)] for part in self.ranges])
+        self.sizes = sizes.to(target.device, target.dtype)
+
+    def sums(self, term: Float[Tensor, "chain dim"]) -> Float[Tensor, "part chain"]:
+        """Sum over the parameters of each part."""
+        sums = [[term[:, start:stop].sum(-1) for start, stop in part] for part in self.ranges]
+        return torch.stack([sum(rest, first) for first, *rest in sums])
+
+
+def stat_names(sampler: Any, layers: Layers) -> tuple[str, ...]:
+    """What the rows of `statistics` are."""
+    kinds = ("temperature", "temperature_weight") if is_tilted(sampler) else ("temperature",)
+    apart = (f"{kind}[{layer}]" for kind in kinds for layer in layers.names)
+    return (*COMMON_STATS, *kinds[1:], *apart, *sampler.stats)
+
+
+def sums_of(layers: Layers, away: Tensor, gradient: Tensor, *tilt: Tensor) -> tuple[Tensor, ...]:
+    """|ĝ|², and of each part (ω−c)·ĝ, and (ω−c)·∇log of the measure where there is one; compiled, in one pass."""
+    return (gradient**2).sum(-1), *(layers.sums(away * term) for term in (gradient, *tilt))
 
 
 def statistics(
-    target: Target, sampler: Any, new: Any, sums: Sequence[Tensor], reading: Tensor, phase: Tensor, thinning: Tensor
+    target: Target,
+    sampler: Any,
+    layers: Layers,
+    new: Any,
+    sums: Sequence[Tensor],
+    reading: Float[Tensor, "part chain"],
+    phase: Tensor,
+    thinning: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Statistics of a step, `[statistic, chain]`, and the sum of temperature readings that the next step goes on from.
 
     A temperature is the mean of the readings since the last draw.
     """
-    virial, square, *tilt = sums
-    dim = target.dim
-    total = reading + torch.stack((virial * (target.num_data / dim), *(1 + t / dim for t in tilt)))
-    extra = (getattr(new, name).to(total.dtype) for name in sampler.stats)
-    values = torch.stack((new.cost, square.sqrt(), *(total / thinning), *extra))
+    square, virial, *tilt = sums
+    now = (virial * (target.num_data / layers.sizes), *(1 + t / layers.sizes for t in tilt))
+    total = reading + torch.cat(now)
+    apart = total / thinning
+    shares = (layers.sizes / target.dim).repeat(len(now), 1)
+    whole = (shares * apart).unflatten(0, (len(now), -1)).sum(1) if layers.names else apart
+    kinds = (torch.stack((new.cost, square.sqrt())), whole, apart if layers.names else apart[:0])
+    extra = [getattr(new, name).to(total.dtype)[None] for name in sampler.stats]
+    values = torch.cat((*kinds, *extra))
     return values, torch.where((phase + 1) % thinning == 0, 0.0, total)
 
 
 def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spec, plan: Plan) -> Block:
     """Build the function of tensors that makes up to `plan.max_steps` steps; it can be compiled as one graph."""
-    tilted = is_tilted(sampler)
+    tilted, layers = is_tilted(sampler), Layers(target)
 
     def block(
         num_steps: Tensor,
@@ -154,7 +199,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
 
             at = old.position if sampler.gradient_at == "previous" else new.position
             tilt = (new.log_measure_gradient,) if tilted else ()
-            sums = sums_of(at - center, new.gradient, *tilt)
+            sums = sums_of(layers, at - center, new.gradient, *tilt)
             zero = (new.position - new.position).sum(-1)  # for finite positions, and NaN for others
             healthy = torch.isfinite(new.cost + zero)
             stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
@@ -171,7 +216,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
             )
 
             row = torch.where(due, (phase + k) // thinning, plan.rows)
-            values, total = statistics(target, sampler, new, sums, reading, phase + k, thinning)
+            values, total = statistics(target, sampler, layers, new, sums, reading, phase + k, thinning)
             recorded = torch.where(alive[:, None], rebuild(state, kept).position, torch.nan)
             draws = write_row(draws, row, recorded) if plan.rows > 1 else recorded.unsqueeze(0)
             stats = write_row(stats, row, torch.where(alive, values, torch.nan))
@@ -183,7 +228,7 @@ def make_block(target: Target, sampler: Any, batches: Batches | None, state: Spe
                 carry = step(*carry)
             return carry
 
-        num_stats = len(COMMON_STATS) + tilted + len(sampler.stats)
+        num_stats = len(stat_names(sampler, layers))
         carry = (
             torch.zeros((), dtype=torch.int64, device=device),
             stopped,

@@ -30,9 +30,11 @@ class Chains:
         `{name: [chain, draw, *shape]}` on the CPU. What a stopped chain would have drawn later is NaN.
     sample_stats
         `{name: [chain, draw]}`: ``cost`` (C or its minibatch estimate), ``gradient_norm`` (of the mean cost),
-        ``temperature`` (this draw's reading (ω−c)·∇C/D, mean over the steps since the draw before), ``lr``, ``weight``
-        (of the draw in averages: the schedule's lr, 0 where it explores), ``diverged`` (chain stopped at or before this
-        draw); HMC adds its own.
+        ``temperature`` (this draw's reading (ω−c)·∇C/D, mean over the steps since the draw before), where there are
+        several layers ``temperature[<layer>]`` (the same of one layer's parameters, see `Layout.layers`), ``lr``,
+        ``weight`` (of the draw in averages: the schedule's lr, 0 where it explores), ``diverged`` (chain stopped at or
+        before this draw). Samplers of the Jeffreys measure add ``temperature_weight``, also by layer, over whose mean
+        that of ``temperature`` is T; those with momentum ``kinetic_temperature`` (of the draw's last step); HMC more.
     attrs
         How the chains were made, as JSON values: sampler and settings, seed, N, B, T, versions, times, stopped chains.
     state

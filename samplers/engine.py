@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batches
-from .blocks import COMMON_STATS, Block, Plan, can_be_in_place, is_tilted, make_block
+from .blocks import Block, Layers, Plan, can_be_in_place, is_tilted, make_block, stat_names
 from .compilation import compiled, compiling, lift, set_lifted, structure
 from .in_place import CENTERED_DIM, make_step, without_gradient
 from .likelihoods import without_validation
@@ -29,7 +29,7 @@ from .tree import leaf_names, leaves, rebuild, spec_of
 LONG_GRADIENT = 0.02  # seconds; compiled convolutions of that size were slower than eager ones by a quarter
 SLOW_STEP = 0.1  # seconds, of which one is enough to time
 WORTH_COMPILING = 1.5  # seconds of eager steps for each second of compiling, from which on it is repaid
-_CARRIED = ("center", "late_sum", "late_count", "stopped", "reading")
+_CARRIED = ("center", "late_sum", "late_count", "stopped")
 
 
 class Engine:
@@ -46,8 +46,9 @@ class Engine:
         `[chain, dim]`: c of the temperature reading (ω−c)·∇C/D: the mean of the warm-up's second half, once it is over;
         0, and 0-d, where chains have `CENTERED_DIM` parameters or more.
     reading, phase
-        Sum of the readings, and number of steps, since the last draw. Laws other than exp(−C/T), those with a state
-        `log_measure_gradient`, have a second reading: (ω−c)·∇C/D averages to T times its average.
+        Sums of the readings of each of the `Layers`, `[part, chain]`, and number of steps, since the last draw. Laws
+        other than exp(−C/T), those with a state `log_measure_gradient`, have second readings, below these: (ω−c)·∇C/D
+        averages to T times their average.
     stat_names
         What the rows of recorded statistics are.
     description
@@ -80,14 +81,14 @@ class Engine:
         self._lean = state.position.shape[1] >= CENTERED_DIM
         self.center = torch.zeros_like(state.position[0, 0]) if self._lean else state.position.clone()
         self.stopped = torch.full_like(ids, -1)
-        tilted = is_tilted(sampler)
-        self.reading = state.position.new_zeros(1 + tilted, len(chain_ids))
+        layers = Layers(target)
+        self.reading = state.position.new_zeros((1 + is_tilted(sampler)) * len(layers.sizes), len(chain_ids))
         self.phase = 0
-        self.stat_names = (*COMMON_STATS, *["temperature_weight"] * tilted, *sampler.stats)
+        self.stat_names = stat_names(sampler, layers)
         self.thinning = torch.tensor(thinning, device=target.device)
         self.late_sum, self.late_count = torch.zeros_like(self.center), torch.tensor(0, device=target.device)
         batch_size = batches.batch_size if batches else 0
-        self.plan = Plan.of(sampler, state.position, batch_size, thinning)
+        self.plan = Plan.of(sampler, state.position, batch_size, thinning, len(layers.names))
         self._block = make_block(target, sampler, batches, spec_of(state), self.plan)
         self._step: Block | None = None
         self.description, self.reason, self.threads = "eager", None, torch.get_num_threads()
@@ -162,19 +163,29 @@ class Engine:
     def saved(self) -> dict[str, Tensor]:
         """Everything needed to go on as if nothing had happened, on the CPU."""
         named = dict(zip(leaf_names(self.state), leaves(self.state), strict=True))
-        named |= {name: getattr(self, name) for name in _CARRIED}
+        named |= {name: getattr(self, name) for name in (*_CARRIED, "reading")}
         return {name: torch.as_tensor(value).cpu() for name, value in named.items()} | {
             "phase": torch.tensor(self.phase)
         }
 
     def resume(self, saved: dict[str, Tensor]) -> None:
-        """Take over what `saved` returned, except the sampler's state, which the engine was made with."""
+        """Take over what `saved` returned, except the sampler's state, which the engine was made with.
+
+        Raises
+        ------
+        ValueError
+            If the readings since the last draw are of other layers.
+        """
         for name in _CARRIED:
             setattr(self, name, saved[name].to(getattr(self, name)))
-        if int(saved["phase"]) < int(self.thinning):
-            self.phase = int(saved["phase"])
-        else:
-            self.reading = torch.zeros_like(self.reading)
+        phase = int(saved["phase"])
+        if 0 < phase < int(self.thinning):
+            if saved["reading"].shape != self.reading.shape:
+                raise ValueError(
+                    f"the chains were saved {phase} steps after a draw, with temperatures read of other layers than "
+                    "those of this target, or by a version that did not tell layers apart: sample them anew"
+                )
+            self.phase, self.reading = phase, saved["reading"].to(self.reading)
 
     def choose(self, total_steps: int, compile: bool | str) -> None:
         """Compile if told to, or if ``"auto"`` and the run is long enough; go on eagerly if only that fails."""

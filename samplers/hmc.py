@@ -65,6 +65,8 @@ class HMCState:
         Number, mean and sum of squared deviations of the positions in the present window.
     accept, step_size, num_leapfrog, energy_error
         Of the last step: acceptance probability, η, L and ΔH (the largest finite number for a diverged trajectory).
+    kinetic_temperature
+        T|p|²/D at the end of the last step, p that of the trajectory's end if it was accepted, else of its start.
     """
 
     position: Float[Tensor, "chain dim"]
@@ -85,6 +87,7 @@ class HMCState:
     step_size: Float[Tensor, " chain"]
     num_leapfrog: Int[Tensor, " chain"]
     energy_error: Float[Tensor, " chain"]
+    kinetic_temperature: Float[Tensor, " chain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +124,7 @@ class HMC:
     step_size: float | None = None
 
     gradient_at: ClassVar[str] = "current"
-    stats: ClassVar[tuple[str, ...]] = ("accept", "step_size", "num_leapfrog", "energy_error")
+    stats: ClassVar[tuple[str, ...]] = ("accept", "step_size", "num_leapfrog", "energy_error", "kinetic_temperature")
 
     def __post_init__(self):
         for name in ("temperature", "trajectory", "step_size"):
@@ -171,6 +174,7 @@ class HMC:
             step_size=log_found.exp(),
             num_leapfrog=torch.zeros_like(cost, dtype=torch.int64),
             energy_error=zero.clone(),
+            kinetic_temperature=zero.clone(),
         )
 
     def step(self, target: Target, state: HMCState, batch: Batch, noise: Noise) -> HMCState:
@@ -192,6 +196,7 @@ class HMC:
         accepted = noise.uniform(1, _ACCEPT)[:, 0] <= accept
 
         position = torch.where(accepted[:, None], position, state.position)
+        last_momentum = torch.where(accepted[:, None], end_momentum, momentum)
         return HMCState(
             position=position,
             gradient=torch.where(accepted[:, None], gradient, state.gradient),
@@ -203,6 +208,7 @@ class HMC:
             step_size=step_size,
             num_leapfrog=num_leapfrog,
             energy_error=energy_error,
+            kinetic_temperature=self.temperature * last_momentum.square().mean(-1),
         )
 
     def _leapfrog(

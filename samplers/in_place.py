@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .batches import Batches
-from .blocks import Block, over, statistics, sums_of
+from .blocks import Block, Layers, over, statistics, sums_of
 from .target import Target
 from .threefry import Noise
 from .tree import Spec, rebuild
@@ -60,6 +60,7 @@ def make_step(target: Target, sampler: Any, batches: Batches | None, state: Spec
 
     With `given`, cost and gradient of the step are two more arguments, before the state's fields.
     """
+    layers = Layers(target)
 
     def step(
         due: Tensor,
@@ -79,11 +80,11 @@ def make_step(target: Target, sampler: Any, batches: Batches | None, state: Spec
         new = sampler.step(place, old, batch, noise)
 
         # The new position is finite if the old one and the gradient are, short of overflow, which `run` looks for.
-        virial, square = sums_of(old.position - center, new.gradient)
-        healthy = torch.isfinite(new.cost + square)
+        sums = sums_of(layers, old.position - center, new.gradient)
+        healthy = torch.isfinite(new.cost + sums[0])
         stopped = torch.where((stopped < 0) & due & ~healthy, old.step, stopped)
         alive = stopped < 0
-        stats, total = statistics(target, sampler, new, (virial, square), reading, phase, thinning)
+        stats, total = statistics(target, sampler, layers, new, sums, reading, phase, thinning)
         for name, value in vars(new).items():
             if name != "gradient":
                 here = getattr(old, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from torch import Tensor
 
 Batch = Int[Tensor, "chain batch"] | None
 """Indices of the examples that each chain looks at; None for the full data."""
+
+MAX_LAYERS = 16  # whose temperatures are read apart: more would take long to record and to look through
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,27 @@ class Layout:
     def dim(self) -> int:
         """Number of elements of all parameters."""
         return sum(self.sizes)
+
+    @property
+    def layers(self) -> dict[str, list[tuple[int, int]]]:
+        """Where each layer lies in a flat position, `{layer: [(start, stop), …]}`; empty where there is only one.
+
+        A parameter's layer is its name up to the last dot; a name without dots is a layer of its own. If these are more
+        than 16, they are grouped by fewer components of their names (``layer1.0.conv1`` by ``layer1.0``, then by
+        ``layer1``). The result is empty if that does not help.
+        """
+        paths = [(name.rpartition(".")[0] or name).split(".") for name in self.names]
+        stops = list(itertools.accumulate(self.sizes))
+        for depth in range(max(map(len, paths)), 0, -1):
+            layers: dict[str, list[tuple[int, int]]] = {}
+            for path, size, stop in zip(paths, self.sizes, stops, strict=True):
+                ranges = layers.setdefault(".".join(path[:depth]), [])
+                adjacent = ranges and ranges[-1][1] == stop - size
+                start = ranges.pop()[0] if adjacent else stop - size
+                ranges.append((start, stop))
+            if len(layers) <= MAX_LAYERS:
+                return layers if len(layers) > 1 else {}
+        return {}
 
     def label(self, index: int) -> str:
         """Name of one element of a flat position, such as ``0.weight[3, 1]``."""

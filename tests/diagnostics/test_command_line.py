@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from langevin.diagnostics import convergence, report, temperature
-from langevin.diagnostics.command_line import criteria, main
-from langevin.diagnostics.summary import summarise, to_json, to_markdown
+from langevin.diagnostics.assessment import assess
+from langevin.diagnostics.command_line import main
+from langevin.diagnostics.criteria import criteria
+from langevin.diagnostics.report import render
 from langevin.diagnostics.two_runs import compare_runs
 from langevin.samplers import HMC, SGLD, Chains, LogDensity, sample
 
@@ -74,6 +76,15 @@ def save(tmp_path):
         return str(tmp_path / name)
 
     return saved
+
+
+def strict(text: str) -> dict:
+    """Read JSON, which has no NaN and no Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def lines_of(text: str) -> dict[str, str]:
@@ -170,6 +181,61 @@ def test_check_and_verdict_agree_on_the_same_limits(good, hot, tmp_path):
         assert failed == (report(chains, path=tmp_path / "r.html").verdict != "trust")
 
 
+@pytest.mark.parametrize("kind", ["good", "bad", "unknown"])
+def test_check_as_json_says_what_the_lines_say(kind, good, save, capsys):
+    path = save({"good": good, "bad": shifted(good), "unknown": fake()}[kind])
+    status = main(["check", path, "--json"])
+    found = strict(capsys.readouterr().out)
+    assert main(["check", path]) == status == (kind != "good")
+    lines = lines_of(capsys.readouterr().out)
+    assert found["run"] == path
+    assert found["passed"] == (status == 0)
+    assert {line["what"]: line["passed"] for line in found["criteria"]} == {
+        what: line.endswith("passed") for what, line in lines.items()
+    }
+    values = {line["what"]: line for line in found["criteria"]}
+    if kind == "unknown":
+        assert values["temperature"]["value"] is None
+        assert values["R̂ of 95 %"]["bound"] == "at most"
+    else:
+        judged = convergence(Chains.load(path))
+        assert (values["largest R̂"]["value"], values["largest R̂"]["limit"]) == (judged.max_rhat, 1.01)
+        ess = values["smallest ESS"]
+        assert (ess["value"], ess["limit"], ess["bound"]) == (judged.min_ess, 400, "at least")
+
+
+# demo
+
+
+def test_the_demo_writes_what_it_says(tmp_path, capsys):
+    folder = tmp_path / "new"
+    assert main(["demo", "--quick", "-o", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {"report.html", "run.nc"}
+    assert Chains.load(folder / "run.nc").num_draws == 50
+    assert "Verdict: " in text
+    assert "Verdict: trust" not in text
+    assert "too short on purpose" in text
+    for command in [line.strip() for line in text.splitlines() if line.startswith("  langevin ")]:
+        assert main(command.split()[1:]) in (0, 1)
+
+
+@pytest.mark.slow
+def test_the_demo_deserves_trust(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    assert "Verdict: trust" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "run.nc")]) == 0
+
+
+def test_a_demo_needs_a_place(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for name, why in (("no/demo", "does not exist"), ("file", "is a file")):
+        assert main(["demo", "-o", str(tmp_path / name)]) == 2
+        captured = capsys.readouterr()
+        assert why in captured.err
+        assert captured.out == ""
+
+
 # report
 
 
@@ -183,11 +249,7 @@ def test_json_says_what_the_report_says(kind, good, hot, save, capsys, tmp_path)
         "one chain": Chains(draws={"a": torch.randn(1, 50, 2)}),
     }[kind]
     assert main(["report", save(chains), "--format", "json"]) == 0
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    said = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    said = strict(capsys.readouterr().out)
     made = report(chains, path=tmp_path / "r.html")
     assert said["verdict"] == made.verdict
     assert said["sentences"] == made.sentences
@@ -210,8 +272,8 @@ def test_markdown_says_it_too(hot, save, capsys):
     assert main(["report", path, "--format", "markdown"]) == 0
     text = capsys.readouterr().out
     assert "**Verdict: do not trust**" in text or "**Verdict: look**" in text
-    for found in summarise(hot)["findings"]:
-        assert found["sentence"] in text
+    for found in assess(hot).verdict.findings:
+        assert found.sentence in text
     assert f"| largest R̂ | {convergence(hot).max_rhat:.3f} |" in text
     assert "lr: 0.4" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
@@ -220,7 +282,7 @@ def test_markdown_says_it_too(hot, save, capsys):
 
 def test_names_do_not_break_the_tables():
     chains = Chains(draws={"<b>|\nx": torch.randn(2, 60)}, attrs={"sampler": "<i>|"})
-    text = to_markdown(summarise(chains), chains)
+    text = render(assess(chains), "markdown")
     assert "<b>" not in text
     assert "&lt;b>\\| x" in text
 
@@ -228,7 +290,7 @@ def test_names_do_not_break_the_tables():
 def test_numbers_that_are_not_finite_become_null():
     chains = fake(dim=2)
     chains.attrs["settings"] = {"max": math.inf, "more": [math.nan, 1.0]}
-    assert json.loads(to_json(summarise(chains)))["run"]["settings"] == {"max": None, "more": [None, 1.0]}
+    assert strict(render(assess(chains), "json"))["run"]["settings"] == {"max": None, "more": [None, 1.0]}
 
 
 @pytest.mark.parametrize(
@@ -270,6 +332,31 @@ def test_runs_that_differ_are_told_apart(change, good, save, capsys):
     assert "differ: " in text.splitlines()[0]
     worst = text.splitlines()[text.splitlines().index(next(x for x in text.splitlines() if "worst" in x)) + 1]
     assert worst.strip().startswith("a[")
+
+
+@pytest.mark.parametrize("kind", ["agree", "differ", "infinitely", "unfit"])
+def test_compare_as_json_says_what_the_lines_say(kind, good, save, capsys):
+    still = good.draws | {"c": torch.ones(4, DRAWS)}
+    first = replace(good, draws=still) if kind == "infinitely" else good
+    second = {
+        "agree": exact(),
+        "differ": shifted(exact(), 0.3, slice(None)),
+        "infinitely": replace(good, draws=still | {"c": 2 * still["c"]}),
+        "unfit": shifted(good),
+    }[kind]
+    paths = [save(first, "a.nc"), save(second, "b.nc")]
+    status = main(["compare", *paths, "--json"])
+    found = strict(capsys.readouterr().out)
+    assert main(["compare", *paths]) == status == (kind != "agree")
+    text = capsys.readouterr().out
+    assert found["sentence"] == text.splitlines()[0]
+    assert found["agree"] == all(line["passed"] for line in found["criteria"]) == (status == 0)
+    assert [found["runs"][name]["run"] for name in "AB"] == paths
+    assert found["runs"]["B"]["rhat_largest"] == convergence(second).max_rhat
+    assert [row["name"] in text for row in found["worst"]] == [True] * len(found["worst"])
+    if kind == "infinitely":
+        assert found["criteria"][1]["value"] is None
+        assert found["numbers_that_differ"] == 1
 
 
 def test_runs_whose_chains_disagree_cannot_be_said_to_agree(good, save, capsys):
@@ -371,7 +458,7 @@ def test_wrong_usage_is_status_2(arguments, capsys):
     assert "usage: langevin" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["report", "check", "compare"])
+@pytest.mark.parametrize("command", ["demo", "report", "check", "compare"])
 def test_help_says_what_the_numbers_mean(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

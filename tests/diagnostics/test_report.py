@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 import torch
-from langevin.diagnostics import Laplace, report
+from langevin.diagnostics import Laplace, compare, convergence, report
 from langevin.samplers import (
     HMC,
     SGLD,
@@ -29,6 +30,8 @@ from torch.distributions import Normal
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 BAD_NAME = "<script>alert('x')</script> & $\\frac{1}$ \"quoted\""
+TEXT_CONTRAST, SHAPE_CONTRAST = 4.5, 3.0
+"""What WCAG 2.1 asks for at level AA of text (1.4.3) and of lines and marks (1.4.11)."""
 
 
 class Page(HTMLParser):
@@ -162,10 +165,11 @@ def test_everything_at_once(tmp_path):
     assert len(made.sentences) == 3
     for sentence in made.sentences:
         assert sentence.replace("`", "") in page.words
-    assert [t for t in page.inside["h2"] if t.strip()][-8:] == [
+    assert [t for t in page.inside["h2"] if t.strip()][-9:] == [
         "What to do next",
         "Convergence",
         "Temperature",
+        "Step size and bias",
         "Comparison with Laplace",
         "Predictions and calibration",
         "The rules",
@@ -231,18 +235,185 @@ def test_code_in_sentences_is_escaped_too():
     assert _words("a `<b>` <i>") == "a <code>&lt;b&gt;</code> &lt;i&gt;"
 
 
-@pytest.mark.parametrize("name", [BAD_NAME, "$\\frac{1}$", "a[0] <b>&amp;</b>"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        BAD_NAME,
+        "$\\frac{1}$",
+        "$x^2$",
+        "a[0] <b>&amp;</b>",
+        "<img src=x onerror=alert(1)>",
+        "_begins with an underscore",
+        "layer.0.weights, by far too long a name: " * 5,
+        "層.重み 🙂",
+    ],
+)
 def test_names_and_titles_are_escaped(name, tmp_path):
     chains = fake()
     chains.draws[name] = chains.draws.pop("a") + torch.linspace(0, 9, 4)[:, None, None]
     chains.attrs |= {"sampler": name, "settings": {"lr": name, "temperature": 1.0}, "engine": name, "temperature": 1.0}
     made = report(chains, path=tmp_path / "r.html", title=name)
     page = read(made.path, escaped=False)
-    assert "<script" not in made.path.read_text("utf-8").lower()
-    assert name in page.words
+    assert not re.search("<script|<img", made.path.read_text("utf-8").lower())
+    assert name.strip() in page.words
     assert name in "".join(page.inside["title"])
-    # in figures too, shortened, and no mathematics made of it
+    # in figures too, shortened, and no mathematics made of it; whole in what is read aloud
     assert any(name[:8] in part for part in page.inside["text"])
+    assert any(f"{name}[" in (svg["aria-label"] or "") for svg in page.all("svg"))
+
+
+def test_names_with_control_characters_do_not_stop_the_report(tmp_path):
+    chains = fake()
+    chains.draws["a\x00\x1b\n"] = chains.draws.pop("a")
+    read(report(chains, path=tmp_path / "r.html").path)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(*colours: str) -> float:
+    """WCAG's contrast ratio."""
+    low, high = sorted(map(_luminance, colours))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_of_all_colours_in_both_schemes(tmp_path):
+    style = "".join(read(report(fake(), path=tmp_path / "r.html").path).inside["style"])
+    schemes = [dict(re.findall(r"--([\w-]+):\s*(#\w{6})", block)) for block in re.findall(r":root \{([^}]*)\}", style)]
+    light, dark, printed = schemes
+    assert set(dark) == set(light)
+    for scheme in (light, dark, light | printed):
+        pairs = [(text, back) for text in ("ink", "muted", "link") for back in ("surface", "page") if text in scheme]
+        pairs += [(tone, back) for tone in ("good", "look", "bad") for back in ("surface", f"{tone}-back")]
+        for text, back in pairs:
+            assert _contrast(scheme[text], scheme[back]) >= TEXT_CONTRAST, (text, back)
+        for i in range(8):
+            assert _contrast(scheme[f"series-{i}"], scheme["surface"]) >= SHAPE_CONTRAST, i
+    # these are all the colours there are
+    assert not re.search(r"#\w{3,8}\b", re.sub(r":root \{[^}]*\}", "", style))
+
+
+def test_the_contrast_is_that_of_the_standard():
+    assert _contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert _contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+
+
+def test_pages_are_made_for_phones_and_paper(tmp_path):
+    page = read(report(fake(), path=tmp_path / "r.html").path)
+    style = "".join(page.inside["style"])
+    assert "@media print" in style
+    assert "break-inside: avoid" in style
+    # every table scrolls by itself, by keyboard too
+    regions = [attrs for attrs in page.all("div") if attrs.get("class") == "scroll"]
+    assert len(regions) == len(page.all("table")) > 0
+    assert all(attrs["tabindex"] == "0" and attrs["role"] == "region" and attrs["aria-label"] for attrs in regions)
+
+
+def test_the_rank_plots_name_chains_by_their_numbers(tmp_path):
+    chains = fake(3, chain_ids=[4, 7, 9])
+    page = read(report(chains, path=tmp_path / "r.html").path)
+    labels = [svg["aria-label"] or "" for svg in page.all("svg") if "Rank histograms" in (svg["aria-label"] or "")]
+    assert labels
+    assert all(re.findall(r"chain (\d+) ", label) == ["4", "7", "9"] for label in labels)
+
+
+def test_effective_draws_grow_in_the_figure_as_by_the_diagnostic(tmp_path):
+    chains = fake(draws=300)
+    page = read(report(chains, path=tmp_path / "r.html").path)
+    labels = [svg["aria-label"] or "" for svg in page.all("svg")]
+    row = convergence(chains).worst(1)[0]
+    half = {name: values[:, :160] for name, values in chains.draws.items()}
+    before = next(r for r in convergence(Chains(draws=half)).worst(4) if r["name"] == row["name"])
+    for kind, what in (("ess_bulk", "centre"), ("ess_tail", "tails")):
+        label = next(label for label in labels if f"Effective draws of the {what}" in label)
+        assert "after 640 and after all 1,200 draws" in label
+        assert f"{row['name']} {before[kind]:,.0f} then {row[kind]:,.0f}" in label
+
+
+def test_disagreement_in_weights_alone_is_explained(tmp_path):
+    """Chains whose hidden units are in another order compute the same: said so only there."""
+    posterior, test = network()
+    chains = draw(posterior, HMC(), batch_size=None, thinning=1, num_warmup=200, num_samples=300, num_chains=1)
+    title = "How to read R̂ of single weights"
+    one = {name: values[0] for name, values in chains.draws.items()}
+    orders = [torch.arange(4), torch.tensor([1, 2, 3, 0]), torch.tensor([3, 2, 1, 0])]
+    permuted = {
+        "0.weight": [one["0.weight"][:, order] for order in orders],
+        "0.bias": [one["0.bias"][:, order] for order in orders],
+        "2.weight": [one["2.weight"][..., order] for order in orders],
+        "2.bias": [one["2.bias"] for _ in orders],
+    }
+    apart = torch.tensor([2.0, -2.0, 0.0, 1.0]).view(
+        4, 1
+    )  # units that can be told apart, in every chain by other names
+    permuted["0.weight"] = [w + apart[order] for w, order in zip(permuted["0.weight"], orders, strict=True)]
+    same = Chains(draws={name: torch.stack(values) for name, values in permuted.items()})
+    page = read(report(same, posterior=posterior, test=test, path=tmp_path / "r.html").path)
+    assert title in page.words
+    assert "agree in predictions" in page.words
+    # chains that differ in what they predict
+    same.draws["2.bias"] = same.draws["2.bias"] + torch.tensor([0.0, 2.0, 4.0])[:, None, None] * torch.tensor([1.0, -1])
+    page = read(report(same, posterior=posterior, test=test, path=tmp_path / "r.html").path)
+    assert "does not explain it" in page.words
+    # without predictions, it is left open; where there is one function for each set of weights, it is not mentioned
+    assert "Only predictions tell" in read(report(same, path=tmp_path / "r.html").path).words
+    linear, _ = linear_regression()
+    chains = draw(linear, num_samples=30)
+    chains.draws["bias"] += torch.arange(3.0)[:, None, None]
+    assert title not in read(report(chains, posterior=linear, path=tmp_path / "r.html").path).words
+
+
+def test_chains_in_trouble_are_named_before_anything_else(tmp_path):
+    chains = fake(5, chain_ids=[2, 3, 5, 6, 8], stopped={"8": 41})
+    for values in chains.draws.values():
+        values[1] = values[1, :1].clone()
+        values[4, 20:] = torch.nan
+    chains.sample_stats["diverged"] = torch.zeros(5, 200, dtype=torch.bool)
+    chains.sample_stats["diverged"][4, 20:] = True
+    html = report(chains, path=tmp_path / "r.html").path.read_text("utf-8")
+    top = html[html.index("<main>") : html.index("<svg")]
+    assert "chain 8 (step 41)" in top
+    assert "This chain has not moved, all draws are the same: chain 3." in top
+    assert 'class="alert"' not in report(fake(), path=tmp_path / "r.html").path.read_text("utf-8")
+
+
+def test_markdown_and_json_say_what_the_page_says(tmp_path):
+    posterior, test = network()
+    chains = draw(posterior)
+    given = {"posterior": posterior, "laplace": Laplace.fit(posterior), "test": test, "title": "A | title"}
+    page = report(chains, path=tmp_path / "r.html", **given)
+    for name in ("r.json", "r.md"):
+        made = report(chains, path=tmp_path / name, **given)
+        assert (made.verdict, made.sentences, made.findings) == (page.verdict, page.sentences, page.findings)
+    found = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    words = read(page.path).words
+    assert found["title"] == "A | title"
+    assert [f["sentence"] for f in found["findings"]] == [f.sentence for f in page.findings]
+    assert f"{found['numbers']['predictions']['rhat_largest']:.3f}" in words
+    assert f"{found['scores']['ensemble']['brier']:.4f}" in words
+    assert f"{found['scores']['laplace']['nll']:.4f}" in words
+    compared = compare(chains, given["laplace"])
+    assert found["numbers"]["laplace"]["spread_ratio_median"] == float(compared.ratio.median())
+    assert set(found["numbers"]["temperature"]["by_tensor"]) == set(posterior.layout.names)
+    assert found["worst_predictions"][0]["name"] in words
+    text = (tmp_path / "r.md").read_text("utf-8")
+    assert text.startswith("# A | title\n")
+    assert f"| brier | {found['scores']['ensemble']['brier']:.4f} |" in text
+    assert f"| largest R̂ of predictions | {found['numbers']['predictions']['rhat_largest']:.3f} |" in text
+
+
+def test_chains_are_measured_once(tmp_path, monkeypatch):
+    calls = []
+    from langevin.diagnostics import assessment
+
+    measure = assessment.measure
+    monkeypatch.setattr(assessment, "measure", lambda *given: calls.append(1) or measure(*given))
+    for name in ("r.html", "r.md", "r.json"):
+        report(fake(), path=tmp_path / name)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("given", [(), ("posterior",), ("laplace",), ("posterior", "laplace"), ("posterior", "test")])
@@ -252,7 +423,7 @@ def test_what_is_not_given_is_named(given, tmp_path):
     page = read(report(draw(posterior), path=tmp_path / "r.html", **{k: inputs[k] for k in given}).path)
     assert ("laplace=Laplace.fit(posterior)" in page.words) == ("laplace" not in given)
     assert ("test=(inputs, targets)" in page.words) == ("test" not in given)
-    assert ("temperature by parameter tensor" in page.words) == ("posterior" not in given)
+    assert ("from minibatch gradients at" in page.words) == ("posterior" not in given)
 
 
 def test_regression(tmp_path):
@@ -322,6 +493,8 @@ def test_every_chain_stopped(tmp_path):
     assert made.verdict == "do not trust"
     page = read(made.path)
     assert "Every chain was stopped" in page.words
+    assert "posterior=" not in page.words  # it was given
+    assert "test=" not in page.words
     assert "Lower lr" in page.words
 
 

@@ -180,8 +180,8 @@ def test_readings_at_the_nominal_temperature_are_within_their_errors_for_hundred
     assert verdict.level == "trust"
     blocks["layer7"] = (2.0, error)
     verdict = verdict_of(chains_of(noise(4, 1000, 5)), reading(1.0, **blocks))
-    assert finding(verdict, "temperature by tensor").level == "look"
-    assert "layer7" in finding(verdict, "temperature by tensor").sentence
+    assert finding(verdict, "temperature by layer").level == "look"
+    assert "layer7" in finding(verdict, "temperature by layer").sentence
 
 
 @pytest.mark.parametrize("nominal", [0.1, 1.0])

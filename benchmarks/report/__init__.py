@@ -1,0 +1,1 @@
+"""Time, size and memory of reports on large runs."""
