@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ..samplers.chains import Chains
 from .comparison import Comparison
@@ -86,14 +88,19 @@ def frozen(chains: Chains) -> tuple[float, list[int]]:
     finished = chains.valid.all(-1)
     if chains.num_draws < 2:
         return 0.0, []
-    constant = torch.stack(
-        [(x[finished] == x[finished, :1]).all(1).reshape(int(finished.sum()), -1).sum(1) for x in chains.draws.values()]
-    ).sum(0)
+    constant = torch.stack([_constant_per_chain(x[finished]) for x in chains.draws.values()]).sum(0)
     size = sum(x[0, 0].numel() for x in chains.draws.values())
     ids = chains.attrs.get("chain_ids") or list(range(chains.num_chains))
     names = [ids[int(i)] for i in finished.nonzero().flatten()]
     still = [name for name, count in zip(names, constant.tolist(), strict=True) if count == size]
     return float(constant.sum()) / (size * len(names)), still
+
+
+def _constant_per_chain(x: Float[Tensor, "chain draw *shape"]) -> Int[Tensor, " chain"]:
+    """Numbers whose draws are all the same; the last draw rules most of them out before all draws are read."""
+    flat = x.flatten(2) if x.ndim > 2 else x[..., None]
+    few = (flat[:, 0] == flat[:, -1]).any(0)
+    return (flat[..., few] == flat[:, :1, few]).all(1).sum(-1)
 
 
 def agreement(chains: Chains, convergence: Convergence, what: str) -> list[Finding]:

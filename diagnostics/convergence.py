@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from .ensemble import draw_means
 
 TAIL = (0.05, 0.95)
 _COLUMNS = ("mean", "sd", "rhat", "ess_bulk", "ess_tail", "mcse")
+_WORTH_THREADS = 16  # blocks of some milliseconds each
 _BLOCK = 2**17  # draws looked at together: fits the cache, fastest of 2¹⁵ … 2²²
 
 Block = Float[Tensor, "element chain draw"]
@@ -234,10 +236,22 @@ def _statistics(
     flat = x.detach().flatten(2) if x.ndim > 2 else x.detach()[..., None]
     out = {name: torch.empty(flat.shape[-1], dtype=torch.float64, device=x.device) for name in names}
     size = max(1, _BLOCK // (x.shape[0] * x.shape[1]))
-    for start in range(0, flat.shape[-1], size):
+
+    def fill(start: int) -> None:
         block = flat[..., start : start + size].permute(2, 0, 1).to(torch.float64).contiguous()
         for name, value in _statistics_of_block(block, names, weights).items():
             out[name][start : start + size] = value
+
+    starts = range(0, flat.shape[-1], size)
+    threads = torch.get_num_threads()
+    if x.device.type == "cpu" and threads > 1 and len(starts) >= _WORTH_THREADS:
+        # Blocks are small, and numpy sorts on one thread: a block to a thread is faster than threads inside a block.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(fill, starts))
+        torch.set_num_threads(threads)
+    else:
+        for start in starts:
+            fill(start)
     return {name: value.reshape(x.shape[2:]) for name, value in out.items()}
 
 
@@ -334,9 +348,9 @@ def _split_rhat(split: Block) -> PerElement:
     num = split.shape[-1]
     # Differences from the first draw: a chain that stands still has variance 0, not rounding error.
     shifted = split - split[..., :1]
-    mean = split[..., 0] + shifted.mean(-1)
-    between = num * mean.var(-1)
-    within = shifted.var(-1).mean(-1)
+    mean_shift = shifted.mean(-1, keepdim=True)
+    between = num * (split[..., 0] + mean_shift[..., 0]).var(-1)
+    within = (shifted - mean_shift).square().sum(-1).mean(-1) / (num - 1)  # three times as fast as `var`
     return ((between / within + num - 1) / num).sqrt()
 
 

@@ -27,6 +27,7 @@ from .scores import LEVEL, Means, Scores, Separate, Tally, jackknife, terms_of
 
 _SINGLE = 100  # at most so many draws are scored alone
 _GROUPS = 16  # of draws, at most, left out one by one for Monte-Carlo errors
+_FEW = 32  # examples
 _INDEPENDENT = 200  # draws from an approximation that can give any number
 
 
@@ -290,14 +291,17 @@ def draw_means(posterior: Posterior, chains: Chains, inputs: Any, chunk: int = 4
         yield means.unflatten(0, (-1, chains.num_draws))
 
 
-def chain_positions(target: Target, chains: Chains) -> Float[Tensor, "chain draw dim"]:
-    """Draws as flat positions, or a clear error where parameters were not kept."""
+def chain_positions(
+    target: Target, chains: Chains, chosen: Int[Tensor, " few"] | None = None
+) -> Float[Tensor, "chain draw dim"]:
+    """Draws, or the chosen ones of every chain, as flat positions, or a clear error where parameters were not kept."""
     missing = [name for name in target.layout.names if name not in chains.draws]
     if missing:
         raise ValueError(
             f"the chains hold no draws of {missing}, and the model needs every sampled parameter; sample without keep="
         )
-    return chains.position(target)  # pyright: ignore[reportArgumentType]  # any target can ravel
+    draws = chains.draws if chosen is None else {name: x[:, chosen] for name, x in chains.draws.items()}
+    return target.ravel(draws).to(target.dtype)
 
 
 def evenly_spaced(size: int, count: int) -> Int[Tensor, " count"]:
@@ -308,7 +312,8 @@ def evenly_spaced(size: int, count: int) -> Int[Tensor, " count"]:
 def _outputs(posterior: Posterior, positions: Tensor, inputs: data_.Inputs, chunk: int) -> Iterator[Tensor]:
     """Outputs of all draws, ``[draw, few, ...]``, for a few examples at a time."""
     rows = torch.arange(length(inputs), device=posterior.device)
-    for few in rows.split(max(1, chunk // len(positions))):
+    # Every turn reads all draws: at least a few examples a turn, however many draws there are.
+    for few in rows.split(max(_FEW, chunk // len(positions))):
         some = data_.take(inputs, few)
         yield torch.cat([posterior.outputs(part, some) for part in positions.split(max(1, chunk // len(few)))])
 

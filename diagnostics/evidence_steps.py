@@ -46,7 +46,7 @@ def steps(measured: Measured) -> Section:
 
 def _lengths(judged: StepSize) -> list[list[str]]:
     found = judged.curvature
-    where = f"at {found.num_positions} last position{'s' if found.num_positions > 1 else ''}"
+    where = f"at {found.num_positions} draw{'s' if found.num_positions > 1 else ''}"
     accepted = (
         f"{judged.acceptance:.1%} ± {judged.acceptance_error:.1%} of {judged.num_tested}"
         if math.isfinite(judged.acceptance)
@@ -57,7 +57,8 @@ def _lengths(judged: StepSize) -> list[list[str]]:
         ["limit of stability", f"{num(judged.limit)}, of which lr is {judged.stability:.1%}"],
         [
             "largest curvature of the mean cost",
-            f"{num(found.largest)} {where}, on {found.num_examples:,} examples; average {num(found.average)}",
+            f"{num(found.largest)} in the mean and {num(found.extreme)} at most, {where}, on {found.num_examples:,} "
+            f"examples; of an average direction {num(found.average)}",
         ],
         ["variance along it, from step length alone", f"×{num(judged.stretch)}"],
         ["temperature, from step length alone", f"×{num(judged.average_stretch, 4)} on average"],
@@ -70,6 +71,8 @@ def _lengths(judged: StepSize) -> list[list[str]]:
 
 def _why(measured: Measured) -> str:
     sampler = measured.chains.attrs.get("sampler")
+    if measured.finished is None:
+        return "Not shown: it needs a chain that was not stopped."
     if "step" in measured.problems:
         return measured.problems["step"]
     if sampler not in JUDGED:

@@ -105,7 +105,7 @@ def measure(
         measured.temperature = temperature(finished, whole, max_draws=int(max(32, min(MAX_TEMPERATURES, few))))
     if "kinetic_temperature" in finished.sample_stats:
         measured.kinetic = kinetic_temperature(finished)
-    if whole is not None and chains.attrs.get("sampler") in JUDGED and chains.state:
+    if whole is not None and chains.attrs.get("sampler") in JUDGED:
         with _Problem(measured, "step"):
             measured.step = step_size(chains, whole)
     if laplace is not None:

@@ -139,7 +139,7 @@ def stein_discrepancy(
         raise ValueError(f"temperature and offset must be positive and finite, got {heat} and {c}")
     chains = chains.finished()
     chosen = evenly_spaced(chains.num_draws, max(1, max_draws // chains.num_chains))
-    at = chain_positions(posterior, chains)[:, chosen]
+    at = chain_positions(posterior, chains, chosen)
     shape, flat = at.shape[:2], at.flatten(0, 1)
     if len(flat) < 2:
         raise ValueError("one draw: at least two are needed")

@@ -29,6 +29,7 @@ JUDGED = ("SGLD", "PSGLD", *MOMENTUM)
 NUM_PRODUCTS = 24
 NUM_PROBES = 8
 
+_POSITIONS = 8  # at which curvature is measured
 _CURVATURE_WORK = 2e8  # (example, parameter) pairs in one Hessian-vector product: a tenth of a second
 _ACCEPTANCE_WORK = 5e9  # in all steps that are put to the test: some seconds
 _LEAST, _MOST = 16, 400  # such steps
@@ -42,9 +43,9 @@ class Curvature:
 
     Attributes
     ----------
-    largest, smallest
-        Largest eigenvalue over all positions, and the positions' mean of the smallest, by Lanczos: never above the
-        true one, or below it. Exact up to 24 parameters; of more, `largest` is close.
+    largest, extreme, smallest
+        Means over the positions of the largest and the smallest eigenvalue, and the largest of all, by Lanczos: never
+        above the true ones, and for the smallest never below. Exact up to 24 parameters; the largest are close.
     average
         Tr(M∇²C/N)/D, averaged over positions, from random probes.
     num_positions, num_examples
@@ -52,6 +53,7 @@ class Curvature:
     """
 
     largest: float
+    extreme: float
     smallest: float
     average: float
     num_positions: int
@@ -67,11 +69,11 @@ class StepSize:
     lr
         ε at the end of the run.
     limit
-        The lr from which on steps explode along the largest curvature.
+        The lr from which on steps explode along the largest curvature that was seen.
     stretch
-        Factor by which the step's length alone widens the variance along that direction, on a quadratic cost:
-        1/(1 − ε/limit) for SGLD and PSGLD, infinite beyond the limit; 1 for samplers with momentum, whose positions
-        are exact there.
+        Factor by which the step's length alone widens the variance along the direction of largest curvature λ, on a
+        quadratic cost: 1/(1 − ελ/2) for SGLD and PSGLD, with λ the mean over positions; infinite beyond the limit; 1
+        for samplers with momentum, whose positions are exact there.
     average_stretch
         The same averaged over directions, to first order in ε: what the step's length adds to the temperature.
     batch_share
@@ -130,26 +132,26 @@ def step_size(chains: Chains, posterior: Target) -> StepSize:
     Parameters
     ----------
     chains
-        A run of SGLD, PSGLD (with a frozen preconditioner), SGHMC or SGNHT, with its final state.
+        A run of SGLD, PSGLD (with a frozen preconditioner, and its final state), SGHMC or SGNHT.
     posterior
         The target that was sampled, twice differentiable.
 
     Returns
     -------
     StepSize
-        **Approximate**: curvature is measured at the last positions, on some of the examples where there are many.
+        **Approximate**: curvature is measured at some draws, on some of the examples where there are many.
 
     Raises
     ------
     ValueError
-        For other samplers, chains without a final state or at temperature 0, or where every chain was stopped.
+        For other samplers, PSGLD's chains without a final state, at temperature 0, or if every chain was stopped.
     """
     name, settings = str(chains.attrs.get("sampler")), chains.attrs.get("settings") or {}
     T = chains.attrs.get("temperature")
     if name not in JUDGED or settings.get("adapt") == "always":
         raise ValueError(f"steps of {name} are not judged; those of {', '.join(JUDGED)} (frozen) are")
-    if "position" not in chains.state or chains.state["position"].shape[-1] != posterior.dim:
-        raise ValueError("the chains carry no final state of this posterior, which holds the positions to judge at")
+    if name == "PSGLD" and "square" not in chains.state:
+        raise ValueError("the chains carry no final state, which holds their preconditioner")
     if not isinstance(T, float) or not T > 0:
         raise ValueError(f"these chains are at temperature {T}: their steps are an optimiser's")
     finished = chains.finished()
@@ -157,17 +159,18 @@ def step_size(chains: Chains, posterior: Target) -> StepSize:
         raise ValueError("the chains do not say which lr they were drawn with")
     ε = float(finished.sample_stats["lr"][0, -1])
     β = float(settings.get("momentum", 0.0)) if name in MOMENTUM else 0.0
-    position = chains.state["position"]
-    alive = position.isfinite().all(-1)
-    M = preconditioner(chains.attrs, chains.state)
-    found = curvature(posterior, position[alive], M[alive])
-    half = ε / (1 + β) / 2
-    r = half * found.largest
-    stretch = (1.0 if name in MOMENTUM else 1 / (1 - r)) if r < 1 else math.inf
-    heat = chains.attrs.get("batch_temperature")
     ids = list(chains.attrs.get("chain_ids") or range(chains.num_chains))
     kept = [ids.index(c) for c in finished.attrs.get("chain_ids") or range(finished.num_chains)]
-    α, num_tested = _acceptance(finished, posterior, M[kept], ε / (1 + β), T)
+    M = torch.ones(len(kept), posterior.dim) if name != "PSGLD" else preconditioner(chains.attrs, chains.state)[kept]
+    late = finished.num_draws - finished.num_draws // 2  # chains may begin elsewhere
+    chosen = finished.num_draws - 1 - evenly_spaced(late, -(-_POSITIONS // len(kept)))
+    some = chain_positions(posterior, finished, chosen).transpose(0, 1).flatten(0, 1)
+    found = curvature(posterior, some, M.repeat(len(chosen), 1))
+    half = ε / (1 + β) / 2
+    r, typical = half * found.extreme, half * found.largest
+    stretch = (1.0 if name in MOMENTUM else 1 / (1 - typical)) if typical < 1 else math.inf
+    heat = chains.attrs.get("batch_temperature")
+    α, num_tested = _acceptance(finished, posterior, M, ε / (1 + β), T)
     return StepSize(
         lr=ε,
         limit=math.inf if r <= 0 else ε / r,
@@ -191,7 +194,7 @@ def preconditioner(attrs: dict, state: dict[str, Tensor]) -> Float[Tensor, "chai
 def curvature(
     posterior: Target, position: Float[Tensor, "chain dim"], M: Float[Tensor, "chain dim"] | None = None
 ) -> Curvature:
-    """Largest eigenvalue and trace of M^½ H M^½, H = ∇²C/N, at up to four of the positions.
+    """Extreme eigenvalues and trace of M^½ H M^½, H = ∇²C/N, at up to eight of the positions.
 
     Where there are many parameters and examples, on an even selection of these.
 
@@ -201,7 +204,7 @@ def curvature(
         If curvature is not finite, or the target has no second derivatives.
     """
     num_examples = int(min(posterior.num_data, max(16, _CURVATURE_WORK / posterior.dim)))
-    num_positions = int(max(1, min(4, len(position), _CURVATURE_WORK / posterior.dim / num_examples)))
+    num_positions = int(max(1, min(_POSITIONS, len(position), _CURVATURE_WORK / posterior.dim / num_examples)))
     at = position[:num_positions].to(device=posterior.device, dtype=posterior.dtype)
     root = torch.ones_like(at) if M is None else M[:num_positions].to(at).sqrt()
     batch = None
@@ -231,9 +234,10 @@ def curvature(
         else:
             trace = torch.stack([(probe * product(probe)).sum(-1).mean() for probe in probes]).mean()
     if not bool(values.isfinite().all()):
-        raise ValueError("the curvature of the cost is not finite at the last positions")
+        raise ValueError("the curvature of the cost is not finite at the draws")
     return Curvature(
-        largest=float(values.max()),
+        largest=float(values[:, -1].mean()),
+        extreme=float(values[:, -1].max()),
         smallest=float(values[:, 0].mean()),
         average=float(trace) / posterior.dim,
         num_positions=num_positions,
@@ -251,7 +255,7 @@ def _acceptance(
         return torch.empty(0), 0
     count = int(min(_MOST, max(_LEAST, _ACCEPTANCE_WORK / per_draw)))
     chosen = evenly_spaced(chains.num_draws, max(1, count // chains.num_chains))
-    ω = chain_positions(posterior, chains)[:, chosen]
+    ω = chain_positions(posterior, chains, chosen)
     root = M[:, None].expand_as(ω).flatten(0, 1).double().sqrt().to(posterior.device)
     ω = ω.flatten(0, 1).double().to(posterior.device)
     double, N = in_double(posterior, ω[0]), posterior.num_data

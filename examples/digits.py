@@ -64,11 +64,11 @@ def main() -> None:
     print("sampling ...")
     chains = sample(
         posterior,
-        SGLD(lr=0.7),
+        SGLD(lr=0.5),
         batch_size=64,
         num_warmup=500 if arguments.quick else 5000,
         num_samples=500,
-        thinning=15 if arguments.quick else 150,
+        thinning=20 if arguments.quick else 200,
         num_chains=4,
         init="prior",
         seed=arguments.seed,

@@ -30,7 +30,7 @@ def step(**changes: float) -> StepSize:
         batch_share=0.02,
         acceptance=0.9,
         acceptance_error=0.01,
-        curvature=Curvature(largest=2.0, smallest=0.1, average=0.2, num_positions=4, num_examples=100),
+        curvature=Curvature(largest=2.0, extreme=2.0, smallest=0.1, average=0.2, num_positions=4, num_examples=100),
         num_tested=400,
     )
     return replace(plain, **changes)

@@ -123,7 +123,7 @@ def test_stopped_chains_are_left_out(quadratic: LogDensity) -> None:
     [
         ({"attrs": {"sampler": "NGD", "temperature": 1.0}}, "NGD are not judged"),
         ({"attrs": {"sampler": "SGLD", "temperature": 0.0}}, "temperature 0.0"),
-        ({"state": {}}, "no final state"),
+        ({"attrs": {"sampler": "PSGLD", "temperature": 1.0}, "state": {}}, "no final state"),
     ],
 )
 def test_what_cannot_be_judged_is_refused(quadratic: LogDensity, change: dict, message: str) -> None:
