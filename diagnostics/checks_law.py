@@ -96,7 +96,8 @@ def force(reading: Temperature) -> list[Finding]:
     distance = reading.force.distance
     level = RULES["force"].level(distance)
     if level == LEVELS[0]:
-        return [Finding(level, "mean force", "The gradient of the cost averages to zero, as it must in equilibrium.")]
+        sentence = "The gradient of the cost averages to zero, as far as these draws tell, as it must in equilibrium."
+        return [Finding(level, "mean force", sentence)]
     name, shift, limit = (worst[0][key] for key in ("name", "shift", "limit"))
     return [
         Finding(
@@ -113,7 +114,7 @@ def force(reading: Temperature) -> list[Finding]:
 def step_length(judged: StepSize) -> list[Finding]:
     """Step length beside the largest curvature, and to a Metropolis test."""
     level = max(RULES["stability"].level(judged.stability), RULES["stretch"].level(judged.stretch), key=LEVELS.index)
-    share = f"`lr` = {num(judged.lr)} is {judged.stability:.0%} of what makes steps explode"
+    share = f"`lr` = {num(judged.lr)} is {100 * judged.stability:.0f} % of what makes steps explode"
     widened = ""
     if judged.stability >= 1:
         widened = ": along the largest curvature seen there is no law left to draw from"
@@ -128,7 +129,7 @@ def step_length(judged: StepSize) -> list[Finding]:
         )
     findings = [Finding(level, "step length", f"{share}{widened}.", remedy)]
     if math.isfinite(judged.acceptance):
-        sentence = f"A Metropolis test would accept {judged.acceptance:.0%} of these steps with full gradients."
+        sentence = f"A Metropolis test would accept {100 * judged.acceptance:.0f} % of these steps with full gradients."
         findings.append(Finding(NOTE, "acceptance", sentence))
     return findings
 

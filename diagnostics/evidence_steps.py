@@ -48,13 +48,13 @@ def _lengths(judged: StepSize) -> list[list[str]]:
     found = judged.curvature
     where = f"at {found.num_positions} draw{'s' if found.num_positions > 1 else ''}"
     accepted = (
-        f"{judged.acceptance:.1%} ± {judged.acceptance_error:.1%} of {judged.num_tested}"
+        f"{100 * judged.acceptance:.1f} ± {100 * judged.acceptance_error:.1f} % of {judged.num_tested}"
         if math.isfinite(judged.acceptance)
         else "not measured: gradients of all examples would take minutes"
     )
     rows = [
         ["lr", num(judged.lr)],
-        ["limit of stability", f"{num(judged.limit)}, of which lr is {judged.stability:.1%}"],
+        ["limit of stability", f"{num(judged.limit)}, of which lr is {100 * judged.stability:.1f} %"],
         [
             "largest curvature of the mean cost",
             f"{num(found.largest)} in the mean and {num(found.extreme)} at most, {where}, on {found.num_examples:,} "
@@ -65,7 +65,9 @@ def _lengths(judged: StepSize) -> list[list[str]]:
         ["a Metropolis test would accept", f"{accepted} steps"],
     ]
     if judged.batch_share:
-        rows.append(["temperature that minibatch noise adds", f"{judged.batch_share:.1%} of what was asked for"])
+        rows.append(
+            ["temperature that minibatch noise adds", f"{100 * judged.batch_share:.1f} % of what was asked for"]
+        )
     return rows
 
 
