@@ -13,7 +13,7 @@ from langevin.diagnostics.checks_law import force, step_length
 from langevin.diagnostics.force import MeanForce
 from langevin.diagnostics.rules import RULES
 from langevin.diagnostics.step_size import Curvature, StepSize
-from langevin.samplers import SGHMC, SGLD, LogDensity, Posterior, gaussian, sample
+from langevin.samplers import HMC, SGHMC, SGLD, LogDensity, Posterior, gaussian, sample
 from langevin.samplers.target import Layout
 from torch import nn
 from torch.distributions import Normal
@@ -92,6 +92,19 @@ def test_report_shows_steps_momenta_and_forces(tmp_path: Path) -> None:
     ):
         assert part in text
     assert "Give <code>posterior=</code>" in report(chains, path=tmp_path / "alone.html").path.read_text()
+
+
+@pytest.mark.parametrize("width", [0.5, 0.5 / 2**0.5], ids=["its prior", "a prior counted twice"])
+def test_chains_of_another_cost_are_not_trusted(tmp_path: Path, width: float) -> None:
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    data = (x, 2 * x.sum(-1, keepdim=True))
+    drawn, true = (
+        Posterior(nn.Linear(3, 1).double(), gaussian(1.0), data, prior=Normal(0.0, sd)) for sd in (width, 0.5)
+    )
+    chains = sample(drawn, HMC(), num_samples=500, num_warmup=200, init="mode", progress=False)
+    found = report(chains, posterior=true, path=tmp_path / "r.html")
+    level = next(f.level for f in found.findings if f.topic == "mean force")
+    assert level == found.verdict == ("trust" if width == 0.5 else "do not trust")
 
 
 def test_steps_near_the_limit_are_not_trusted(tmp_path: Path) -> None:

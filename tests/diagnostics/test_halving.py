@@ -48,6 +48,7 @@ def test_arguments_of_sample_can_be_replaced(quadratic: LogDensity) -> None:
     chains = sample(quadratic, sampler, **SETTINGS)
     found = halve_step(chains, quadratic, sampler, num_samples=30, thinning=1, progress=False, compile=False)
     assert found.half.num_draws == 30
+    assert found.half.attrs["seed"] == chains.attrs["seed"] + 1
     assert not torch.equal(found.half.draws["w"][:, :30], chains.draws["w"][:, :30])
 
 
