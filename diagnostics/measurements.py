@@ -34,7 +34,7 @@ MAX_EXAMPLES = 4096
 MAX_DRAWS = 1000
 """Draws in the ensemble, evenly chosen."""
 
-MAX_GRADIENTS = 2e10
+MAX_GRADIENTS = 1e10
 """(Draw, example, parameter) triples differentiated for the temperature, some seconds, though at least 32 draws."""
 
 MAX_TEMPERATURES = 2000

@@ -223,7 +223,7 @@ def _readings(
     """
     num_chains, num_draws, dim = positions.shape
     if num_chains > 1:
-        mean = positions.mean(1, dtype=torch.float64)
+        mean = positions.mean(1).double()  # whose rounding does not matter: c is any constant
         centers = (mean.sum(0) - mean) / (num_chains - 1)
         center_of = torch.arange(num_chains)[:, None].expand(-1, len(chosen))
     else:
