@@ -239,7 +239,7 @@ def _scores(measured: Measured) -> Table:
     for name, value in evaluation.ensemble.items():
         row = [
             METRICS.get(name, name),
-            num(value, 4, "f"),
+            f"{num(value, 4, 'f')} ± {num(evaluation.ensemble_error.get(name, math.nan), 4, 'f')}",
             f"{num(evaluation.single[name], 4, 'f')} ± {num(evaluation.single_sd[name], 4, 'f')}",
         ]
         if measured.mode_metrics is not None:
@@ -253,5 +253,9 @@ def _scores(measured: Measured) -> Table:
         )
     else:
         note = "RMSE: root mean squared error. NLL: negative log-likelihood in nats. Coverage: of 90 % intervals."
-    note = f"↑ larger is better, ↓ smaller. {note} ± is the standard deviation over single draws."
+    note = (
+        f"↑ larger is better, ↓ smaller. {note} After ± stands for the ensemble the "
+        "standard error over test examples, for single draws their standard deviation. `compare_predictions` tells "
+        "whether differences are more than chance."
+    )
     return Table("Scores on test data", columns, rows, note)

@@ -134,6 +134,8 @@ def suggest(
             f"step sizes of {name} cannot be suggested; those of {', '.join(JUDGED)} can (PSGLD with "
             'adapt="warmup"). HMC finds its own in the warm-up'
         )
+    if not sampler.temperature > 0:
+        raise ValueError(f"at temperature {sampler.temperature} nothing is sampled; settings are suggested for T > 0")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance must lie strictly between 0 and 1, got {tolerance}")
     if pilot_steps < 100:
@@ -150,10 +152,14 @@ def suggest(
 
 @dataclass(frozen=True)
 class _Limits:
-    """The lr that curvature allows, the heat that batches make per unit of lr (1/B − 1/N), and what follows."""
+    """What lr may be for the largest curvature, an average one and the batch's noise, and what follows.
+
+    `heat` is what batches make per unit of lr (1/B − 1/N), `smallest` the smallest curvature.
+    """
 
     stiffest: float
     average: float
+    noise: float
     smallest: float
     heat: float
     lr: float
@@ -213,13 +219,13 @@ class _Pilot:
             at = position.to(device=self.posterior.device, dtype=self.posterior.dtype)
             made = float(batch_heat(self.posterior, batches, at, keys, M.to(at).mul).mean()) * self.memory
             heat = made / (1 / batches.batch_size - 1 / N)
-        if self.batch_size is not None:
-            if heat > 0 and not getattr(self.sampler, "absorbs_minibatch", False):
-                lr = min(lr, allowed * T / (heat * (1 / self.batch_size - 1 / N)))
-            return _Limits(stiffest, average, found.smallest, heat, lr, self.batch_size)
-        # The smallest batch that leaves lr to the curvature.
-        smallest = math.ceil(1 / (1 / N + allowed * T / (heat * lr))) if heat > 0 else N
-        return _Limits(stiffest, average, found.smallest, heat, lr, None if smallest > N / 2 else max(1, smallest))
+        noise, batch_size = math.inf, self.batch_size
+        if batch_size is None:  # the smallest that leaves lr to the curvature
+            smallest = math.ceil(1 / (1 / N + allowed * T / (heat * lr))) if heat > 0 else N
+            batch_size = None if smallest > N / 2 else max(1, smallest)
+        elif heat > 0 and not getattr(self.sampler, "absorbs_minibatch", False):
+            noise = allowed * T / (heat * (1 / batch_size - 1 / N))
+        return _Limits(stiffest, average, noise, found.smallest, heat, min(lr, noise), batch_size)
 
     def _batches(self, size: int) -> Batches | None:
         N = self.posterior.num_data
@@ -284,9 +290,12 @@ class _Pilot:
 
     def _lr_reason(self, lr: float, limits: _Limits) -> str:
         share = f"{100 * self.tolerance / 2:.2g} %"
-        if lr < 0.9 * min(limits.stiffest, limits.average):
+        least = min(limits.noise, limits.average, limits.stiffest)
+        if limits.lr < least:
+            return f"lr {lr:.3g}: twice that of the pilot; where it ended {num(least)} might do, after a longer one."
+        if least == limits.noise:
             return f"lr {lr:.3g}: more would let the noise of these batches add over {share} to the temperature."
-        if limits.average < limits.stiffest:
+        if least == limits.average:
             return f"lr {lr:.3g}: longer steps would themselves add over {share} to the temperature."
         return f"lr {lr:.3g}: a fifth of the limit of stability, {num(limits.stiffest / STIFFEST)}."
 

@@ -21,7 +21,7 @@ from langevin.diagnostics import Laplace, report
 from langevin.samplers import Chains, Posterior, categorical
 from torch import nn
 
-from ..rows import Row, append
+from ..rows import Row, append, read
 
 RESULT = Path(__file__).parents[1] / "results" / "report.csv"
 COLUMNS = (
@@ -130,6 +130,18 @@ def measure(name: str) -> Row:
     }
 
 
+def table(path: Path) -> str:
+    """The rows of a CSV file as Markdown, for the documentation."""
+    heads = ("a report of", "draws", "threads", "s", "CPU s", "page, MB", "draws, MB", "peak of the process, MB")
+    lines = ["| " + " | ".join(heads) + " |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for row in read(path, text=("case",)):
+        sizes = f"{row['chains']:.0f} × {row['draws']:.0f}", f"{row['threads']:.0f}"
+        times = (f"{row[key]:.1f}" for key in ("seconds", "cpu_seconds"))
+        space = f"{row['page_mb']:.2f}", f"{row['draws_mb']:,.0f}", f"{row['peak_mb']:,.0f}"
+        lines.append("| " + " | ".join((row["case"], *sizes, *times, *space)) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), metavar="CASE")
@@ -144,6 +156,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.report", "--alone", name, "--out", str(chosen.out)]
         subprocess.run(command, check=True)
         print(chosen.out.read_text().splitlines()[-1], flush=True)
+    chosen.out.with_suffix(".md").write_text(table(chosen.out), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -207,6 +207,7 @@ def test_numbers_are_those_of_the_diagnostics(tmp_path):
     scores = Ensemble(posterior, chains).evaluate(*test)
     assert f"{scores.ensemble['brier']:.4f}" in page.words
     assert f"{scores.single['nll']:.4f} ± {scores.single_sd['nll']:.4f}" in page.words
+    assert f"{scores.ensemble['nll']:.4f} ± {scores.ensemble_error['nll']:.4f}" in page.words
 
 
 def test_the_cost_of_minibatch_chains_is_that_of_the_full_data(tmp_path):

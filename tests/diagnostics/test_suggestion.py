@@ -120,6 +120,7 @@ def test_it_says_what_it_suggests(logistic: Posterior) -> None:
     [
         (HMC(), {}, "finds its own"),
         (PSGLD(lr=1.0, adapt="always"), {}, "cannot be suggested"),
+        (SGLD(lr=1.0, temperature=0.0), {}, "temperature 0.0"),
         (SGLD(lr=1.0), {"tolerance": 0.0}, "tolerance"),
         (SGLD(lr=1.0), {"pilot_steps": 10}, "pilot_steps"),
         (SGLD(lr=1.0), {"batch_size": 501}, "501"),
