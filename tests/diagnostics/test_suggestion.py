@@ -96,7 +96,14 @@ def test_thermostats_do_not_mind_noise(mean: Posterior) -> None:
     assert "thermostat" in thermostat.reasons[1]
 
 
-@pytest.mark.parametrize("sampler", [SGLD(lr=1.0), SGHMC(lr=1.0), PSGLD(lr=1.0)], ids=["SGLD", "SGHMC", "PSGLD"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(SGLD(lr=1.0), id="SGLD", marks=pytest.mark.slow),
+        pytest.param(SGHMC(lr=1.0), id="SGHMC"),
+        pytest.param(PSGLD(lr=1.0), id="PSGLD", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_with_the_suggestion_is_as_promised(logistic: Posterior, sampler: SGLD) -> None:
     found = suggest(logistic, sampler, init="mode")
     chains = sample(logistic, found.sampler, init="mode", seed=7, progress=False, **found.settings)

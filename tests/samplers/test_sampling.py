@@ -227,7 +227,13 @@ def test_heat_of_minibatch_noise():
     assert abs(chains.attrs["batch_temperature"] / exact - 1) < 0.15
 
 
-@pytest.mark.parametrize("lr", [Polynomial(a=0.1, b=10.0), Cyclical(value=0.1, length=15, exploration=0.4)])
+@pytest.mark.parametrize(
+    "lr",
+    [
+        Polynomial(a=0.1, b=10.0),
+        pytest.param(Cyclical(value=0.1, length=15, exploration=0.4), marks=pytest.mark.slow),
+    ],
+)
 def test_schedules_are_recorded_and_weight_the_draws(posterior, lr):
     chains = sample(posterior, SGLD(lr=lr), **(SETTINGS | {"num_chains": 2}))
     steps = 20 + 3 * torch.arange(1, 41) - 1

@@ -117,8 +117,14 @@ def test_damping_cools_flat_directions(lr):
     assert undamped - expected > 20 * reading.error
 
 
-@pytest.mark.parametrize("temperature", [None, 5.0])
-@pytest.mark.parametrize("metric", ["fisher", "constant"])
+@pytest.mark.parametrize(
+    ("metric", "temperature"),
+    [
+        ("fisher", 5.0),
+        ("constant", None),
+        *(pytest.param(m, t, marks=pytest.mark.slow) for m, t in (("fisher", None), ("constant", 5.0))),
+    ],
+)
 def test_missing_noise_restores_the_temperature(metric, temperature):
     """A total heat of 2TG/(εN): at T_mb and above it, whatever the damping, Var = T/(N f (1 − a/2)) where G ∝ f."""
     lr, batch_size, damping = 0.4, 6, 0.05
@@ -287,7 +293,7 @@ def sinh_statistic(make, in_h=False, chains=2**12):
         ("jeffreys", "probe", 0.0, 1.0),
         pytest.param("lebesgue", "midpoint", 0.0, 0.71538, marks=pytest.mark.slow),
         ("jeffreys", "midpoint", SINH_SCALE**2 / 2, 0.93998),
-        ("lebesgue", "exact", SINH_SCALE**2 / 2, 0.71538),
+        pytest.param("lebesgue", "exact", SINH_SCALE**2 / 2, 0.71538, marks=pytest.mark.slow),
         (None, "none", 0.0, 1.41704),
     ],
 )

@@ -102,6 +102,7 @@ def run_conjugate(problem, lr, batch_size, *, num_chains, num_samples, thinning)
     return error.mean(1), torch.einsum("cdi,cdj->cij", error, error) / num_samples
 
 
+@pytest.mark.slow
 def test_conjugate_regression_with_minibatches(conjugate):
     """At a small step and large batches the bias is below the Monte-Carlo error: closed-form mean and covariance."""
     lr, batch_size = 0.01 / conjugate.largest, 500
