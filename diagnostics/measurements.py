@@ -16,7 +16,7 @@ from ..samplers.target import Target
 from . import calibration
 from .comparison import Comparison, compare
 from .convergence import Convergence, convergence
-from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point
+from .ensemble import Ensemble, Evaluation, Prediction, evaluate_point, evenly_spaced
 from .kinetic import KineticTemperature, kinetic_temperature
 from .laplace import Laplace
 from .step_size import JUDGED, StepSize, step_size
@@ -97,7 +97,7 @@ def measure(
             count, measured.inputs_kind = data_.check(inputs, targets), "test inputs"
             inputs = data_.cast(inputs, predicts.device, predicts.dtype)
             measured.targets = targets.to(predicts.device)
-        measured.inputs = data_.take(inputs, _evenly(count, MAX_INPUTS).to(predicts.device))
+        measured.inputs = data_.take(inputs, evenly_spaced(count, MAX_INPUTS).to(predicts.device))
     measured.convergence = convergence(chains, predicts, measured.inputs)
     measured.cost = _cost(finished, whole)
     with _Problem(measured, "temperature"):
@@ -127,11 +127,11 @@ def _cost(finished: Chains, target: Target | None) -> tuple[Tensor, Tensor, str]
         cost = finished.sample_stats.get("cost")
         what = " (minibatch estimate)" if estimated else ""
         return None if cost is None else (cost, torch.arange(cost.shape[1]), what)
-    chosen = _evenly(finished.num_draws, MAX_COSTS)
+    chosen = evenly_spaced(finished.num_draws, MAX_COSTS)
     positions = target.ravel({name: x[:, chosen] for name, x in finished.draws.items()}).flatten(0, 1)
     positions = positions.to(device=target.device, dtype=target.dtype)
     some = target.num_data > MAX_EXAMPLES
-    batch = _evenly(target.num_data, MAX_EXAMPLES).to(target.device) if some else None
+    batch = evenly_spaced(target.num_data, MAX_EXAMPLES).to(target.device) if some else None
     parts = positions.split(max(1, MAX_EXAMPLES // target.num_data))
     costs = [target.cost(part, None if batch is None else batch.expand(len(part), -1)).cpu() for part in parts]
     what = f" (from {MAX_EXAMPLES:,} examples)" if some else ""
@@ -147,7 +147,7 @@ def _predict(
         measured.evaluation = ensemble.evaluate(inputs, targets)
         measured.prediction = ensemble.predict(inputs)
         if "coverage_90" in measured.evaluation.ensemble:
-            few = _evenly(len(targets), MAX_INPUTS).to(posterior.device)
+            few = evenly_spaced(len(targets), MAX_INPUTS).to(posterior.device)
             found = []
             for level in LEVELS:
                 low, high = ensemble.interval(data_.take(inputs, few), level)
@@ -158,11 +158,6 @@ def _predict(
             measured.mode_metrics = evaluate_point(posterior, laplace.mode, inputs, targets)
             measured.mode_prediction = Ensemble(posterior, laplace.mode[None]).predict(inputs)
             measured.laplace_evaluation = Ensemble(posterior, laplace, num_draws=MAX_LAPLACE).evaluate(inputs, targets)
-
-
-def _evenly(count: int, most: int) -> Tensor:
-    """At most `most` of `count` indices, evenly spaced."""
-    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
 
 
 class _Problem:

@@ -28,6 +28,7 @@ from ..samplers.temperature import batch_heat
 from ..samplers.threefry import INIT, chain_keys
 from .assessment import symmetric
 from .convergence import ess
+from .ensemble import evenly_spaced
 from .rules import num, rounded_up
 from .step_size import JUDGED, MOMENTUM, StepSize, curvature, preconditioner, step_size
 from .thermometer import Temperature, temperature
@@ -322,7 +323,7 @@ def _autocorrelation(chains: Chains, posterior: Target, judges_weights: bool) ->
     positions = chains.position(posterior)  # pyright: ignore[reportArgumentType]  # any target can ravel
     if isinstance(posterior, Posterior) and not judges_weights:
         inputs = posterior.inputs
-        some = torch.linspace(0, posterior.num_data - 1, min(20, posterior.num_data)).long().to(posterior.device)
+        some = evenly_spaced(posterior.num_data, 20).to(posterior.device)
         few = data_.take(inputs, some)
         with torch.no_grad():
             parts = positions.flatten(0, 1).to(posterior.device).split(256)

@@ -5,13 +5,15 @@ A chain is the same whether it runs alone or beside others, so 80 chains are 20 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from langevin.samplers import HMC, SGHMC, SGLD, Chains, sample
 from torch import Tensor
+
+from tests.diagnostics.repetitions import groups_of
 
 from .problems import Problem, logistic, network
 
@@ -64,7 +66,7 @@ class Case:
         """Posterior and test data."""
         return self.make(self.data_seed)
 
-    def draw(self, seed: int) -> Iterator[Chains]:
+    def draw(self, seed: int) -> list[Chains]:
         """Sample, and split into runs."""
         target = self.problem.doubled if self.doubled else self.problem.posterior
         arguments = {"num_chains": CHAINS * self.runs, "init": "prior", "seed": seed, "progress": False} | self.settings
@@ -74,26 +76,7 @@ class Case:
             chains = _every_fourth_from(chains, short)
         if self.claimed is not None:
             chains.attrs["temperature"] = self.claimed
-        yield from split(chains)
-
-
-def split(chains: Chains, size: int = CHAINS) -> Iterator[Chains]:
-    """Runs of so many chains each."""
-    for first in range(0, chains.num_chains, size):
-        rows = slice(first, first + size)
-
-        def part(values: dict[str, Tensor], rows: slice = rows) -> dict[str, Tensor]:
-            return {name: value[rows] for name, value in values.items()}
-
-        per_chain = {name: x for name, x in chains.state.items() if x.ndim and len(x) == chains.num_chains}
-        ids = chains.attrs["chain_ids"][rows]
-        stopped = {chain: step for chain, step in chains.attrs["stopped"].items() if int(chain) in ids}
-        yield Chains(
-            draws=part(chains.draws),
-            sample_stats=part(chains.sample_stats),
-            attrs=chains.attrs | {"chain_ids": ids, "stopped": stopped},
-            state=part(per_chain),
-        )
+        return groups_of(chains, CHAINS)
 
 
 def _every_fourth_from(chains: Chains, other: Chains) -> Chains:

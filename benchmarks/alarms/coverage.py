@@ -10,10 +10,12 @@ import torch
 from langevin.diagnostics import kinetic_temperature, temperature
 from langevin.samplers import SGHMC, SGLD, Chains, LogDensity, Posterior, gaussian, sample
 from langevin.samplers.target import Target
-from torch import Tensor, nn
+from torch import Tensor
+
+from tests.diagnostics.repetitions import groups_of
+from tests.validity.replicates import Mean
 
 from ..rows import Row
-from .cases import split
 
 COLUMNS = ("reading", "chains", "repetitions", "held")
 REPETITIONS = 200
@@ -35,18 +37,6 @@ class Reading:
     chains: int
     read: Callable[[Chains], Interval]
     truth: float
-
-
-class Mean(nn.Module):
-    """The model of a Gaussian's mean."""
-
-    def __init__(self):
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The mean, for every example."""
-        return self.mean.expand(len(x), -1)
 
 
 def readings() -> Iterator[Reading]:
@@ -83,7 +73,7 @@ def readings() -> Iterator[Reading]:
         "taken while sampling, one layer", quadratic, sgld, settings, 4, lambda c: block(c, "b", None), excess(second)
     )
     data = torch.randn(NUM_DATA, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mean = Posterior(Mean(), gaussian(1.0), (torch.zeros(NUM_DATA, 1, dtype=torch.float64), data))
+    mean = Posterior(Mean(3), gaussian(1.0), (torch.zeros(NUM_DATA, 1, dtype=torch.float64), data))
     noise = data.var(0) / BATCH * (1 - BATCH / NUM_DATA)
     hot = float((1 + LR * NUM_DATA * noise / 2).mean() / (1 - LR / 2))
     batches = settings | {"batch_size": BATCH}
@@ -106,7 +96,7 @@ def coverages(quick: bool = False) -> Iterator[Row]:
             progress=False,
             **reading.settings,
         )
-        for run in split(chains, reading.chains):
+        for run in groups_of(chains, reading.chains):
             low, high = reading.read(run)
             held += low <= reading.truth <= high
         yield {"reading": reading.name, "chains": reading.chains, "repetitions": repetitions, "held": held}

@@ -20,19 +20,12 @@ from langevin.samplers import (
     gaussian,
     sample,
 )
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Normal
 
+from tests.validity.replicates import Mean
+
 CURVATURE = torch.tensor([0.5, 1.0, 2.0, 8.0], dtype=torch.float64)
-
-
-class Mean(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(3, dtype=torch.float64))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mean.expand(len(x), -1)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,7 @@ def quadratic() -> LogDensity:
 @pytest.fixture(scope="module")
 def mean() -> Posterior:
     y = torch.randn(2000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    return Posterior(Mean(), gaussian(1.0), (torch.zeros(2000, 1, dtype=torch.float64), y))
+    return Posterior(Mean(3), gaussian(1.0), (torch.zeros(2000, 1, dtype=torch.float64), y))
 
 
 @pytest.fixture(scope="module")
